@@ -1,0 +1,1 @@
+"""The protocol itself, without any input or output: bytes and handles in, events and bytes out."""

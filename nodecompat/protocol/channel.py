@@ -1,0 +1,458 @@
+"""One end of a channel, without any input or output.
+
+``receive_data`` and ``receive_eof`` take what came in, ``events`` gives what it means,
+``data_to_send`` what has to go out. Handles are opaque: they are passed through and named in
+events, never used. Follows ``setupChannel`` in Node's ``internal/child_process``.
+
+The states, and all that moves between them (``_TRANSITIONS``):
+
+========================  ============================  ================================
+state                     event                         next state
+========================  ============================  ================================
+OPEN                      disconnect, nothing waits     DISCONNECTED
+OPEN                      disconnect, a handle waits    DRAINING
+OPEN, DRAINING            end of stream, violation      DISCONNECTED
+DRAINING                  the last handle is settled    DISCONNECTED
+========================  ============================  ================================
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from nodecompat.errors import (
+    AlreadyDisconnected,
+    ChannelClosed,
+    HandleNotReceived,
+    MessageTooLarge,
+    NodeIPCError,
+    ProtocolError,
+)
+from nodecompat.protocol import json_codec
+from nodecompat.protocol.events import (
+    Disconnected,
+    Event,
+    HandleInfo,
+    HandleReleased,
+    InternalMessage,
+    Message,
+    Outgoing,
+    SendFailed,
+    Sent,
+)
+from nodecompat.protocol.framing import FrameTooLarge, LineFramer
+from nodecompat.protocol.js_types import undefined
+
+__all__ = ["DEFAULT_MAX_MESSAGE_SIZE", "ChannelProtocol", "State"]
+
+DEFAULT_MAX_MESSAGE_SIZE: Final = 2**30
+"""Bytes of one message on the wire: twice what a JavaScript string can hold."""
+
+MAX_HANDLE_RETRANSMISSIONS: Final = 3
+"""Node's number: after so many repetitions a handle counts as lost."""
+
+MAX_UNCLAIMED_HANDLES: Final = 64
+"""A well-behaved peer has one handle in flight; a hostile one could fill our descriptor table."""
+
+
+class State(enum.Enum):
+    """Where a channel is in its life."""
+
+    OPEN = "open"
+    DRAINING = "draining"
+    DISCONNECTED = "disconnected"
+
+
+class _Trigger(enum.Enum):
+    DISCONNECT = "disconnect"
+    DISCONNECT_WAITING = "disconnect while handles wait"
+    SETTLED = "last handle settled"
+    ENDED = "end of stream or violation"
+
+
+_TRANSITIONS: Final[dict[tuple[State, _Trigger], State]] = {
+    (State.OPEN, _Trigger.DISCONNECT): State.DISCONNECTED,
+    (State.OPEN, _Trigger.DISCONNECT_WAITING): State.DRAINING,
+    (State.OPEN, _Trigger.ENDED): State.DISCONNECTED,
+    (State.DRAINING, _Trigger.SETTLED): State.DISCONNECTED,
+    (State.DRAINING, _Trigger.ENDED): State.DISCONNECTED,
+}
+
+
+class _Queued(NamedTuple):
+    """A send that waits for the acknowledgement of an earlier handle."""
+
+    data: bytes
+    handle: Any
+    id: int
+    keep_open: bool
+
+
+class _InFlight:
+    """The handle that was sent and not yet acknowledged."""
+
+    __slots__ = ("retransmissions", "send")
+
+    def __init__(self, send: _Queued) -> None:
+        self.send = send
+        self.retransmissions = 0
+
+
+_new_message = tuple.__new__
+
+
+def is_internal(message: Any) -> bool:
+    """Whether a message is Node's own: an object whose ``cmd`` begins with ``NODE_`` and goes on.
+
+    Follows ``isInternal`` in Node's ``internal/child_process``.
+    """
+    if type(message) is not dict:
+        return False
+    cmd = message.get("cmd")
+    return isinstance(cmd, str) and len(cmd) > 5 and cmd.startswith("NODE_")
+
+
+_ACK: Final = b'{"cmd":"NODE_HANDLE_ACK"}\n'
+_NACK: Final = b'{"cmd":"NODE_HANDLE_NACK"}\n'
+
+
+class ChannelProtocol:
+    """The protocol of one end of a channel, in JSON mode.
+
+    ``max_message_size`` bounds a message in bytes on the wire, both ways. Not safe for use from
+    several threads at once: whoever waits for the channel also guards it.
+    """
+
+    serialization: str
+
+    def __init__(
+        self,
+        serialization: str = "json",
+        *,
+        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+    ) -> None:
+        if serialization != "json":
+            known = "'advanced' is not supported yet" if serialization == "advanced" else "unknown"
+            raise ValueError(f"serialization={serialization!r}: {known}; use 'json'")
+        if max_message_size < 1:
+            raise ValueError(f"max_message_size={max_message_size!r}: must be at least 1 byte")
+        self.serialization = serialization
+        self.max_message_size = max_message_size
+        self._state = State.OPEN
+        self._framer = LineFramer(max_message_size)
+        self._events: list[Event] = []
+        self._outgoing: list[Outgoing] = []
+        self._last_id = 0
+        self._in_flight: _InFlight | None = None
+        self._queue: deque[_Queued] = deque()
+        self._lines = 0
+        self._unclaimed: deque[tuple[Any, int]] = deque()
+
+    # ------------------------------------------------------------------------------------ state
+
+    @property
+    def state(self) -> State:
+        """Where the channel is in its life."""
+        return self._state
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages can be sent: False from ``disconnect()`` on, as in Node."""
+        return self._state is State.OPEN
+
+    @property
+    def awaiting_ack(self) -> bool:
+        """Whether a handle is in flight, so that every later send waits in the queue."""
+        return self._in_flight is not None
+
+    @property
+    def queued_sends(self) -> int:
+        """How many sends wait for the acknowledgement of a handle."""
+        return len(self._queue)
+
+    def _move(self, trigger: _Trigger) -> None:
+        self._state = _TRANSITIONS[self._state, trigger]
+
+    # ---------------------------------------------------------------------------------- sending
+
+    def send(
+        self,
+        message: Any,
+        handle: Any = None,
+        info: HandleInfo | None = None,
+        *,
+        keep_open: bool = False,
+    ) -> int:
+        """Queue a message; returns the id under which later events speak of this send.
+
+        Ids grow in the order of the calls, which is the order on the wire. With a handle, ``info``
+        says its type. Raises ChannelClosed after a disconnect, MessageError for a value that cannot
+        go, MessageTooLarge; nothing is queued then.
+        """
+        if self._state is not State.OPEN:
+            raise ChannelClosed("cannot send: the channel is closed")
+        if handle is None:
+            data = json_codec.encode(message)
+        else:
+            if info is None:
+                raise ValueError("a handle needs a HandleInfo")
+            data = json_codec.encode(_handle_message(message, info))
+        if len(data) > self.max_message_size:
+            raise MessageTooLarge(
+                f"the message takes {len(data)} bytes; "
+                f"this channel's max_message_size is {self.max_message_size}"
+            )
+        self._last_id = send_id = self._last_id + 1
+        if self._in_flight is not None:
+            self._queue.append(_Queued(data, handle, send_id, keep_open))
+        elif handle is None:
+            self._outgoing.append(Outgoing(data, None, send_id))
+        else:
+            self._transmit(_Queued(data, handle, send_id, keep_open))
+        return send_id
+
+    def send_many(self, messages: Iterable[Any]) -> int:
+        """Queue several messages; returns the id of the last one (0 when there was none).
+
+        All or nothing: when one of them raises (see ``send``), none is queued.
+        """
+        if self._state is not State.OPEN:
+            raise ChannelClosed("cannot send: the channel is closed")
+        encode = json_codec.encode
+        limit = self.max_message_size
+        encoded = [encode(message) for message in messages]
+        for data in encoded:
+            if len(data) > limit:
+                raise MessageTooLarge(
+                    f"a message takes {len(data)} bytes; this channel's max_message_size is {limit}"
+                )
+        if not encoded:
+            return 0
+        self._last_id += len(encoded)
+        send_id = self._last_id
+        if self._in_flight is not None:
+            # One entry serves: nothing tells the messages of one call apart until they are written.
+            self._queue.append(_Queued(b"".join(encoded), None, send_id, False))
+        else:
+            self._outgoing.append(Outgoing(b"".join(encoded), None, send_id))
+        return send_id
+
+    def disconnect(self) -> None:
+        """Take no new sends; the channel ends when the handles on their way are settled.
+
+        Raises AlreadyDisconnected the second time, and after the peer has gone.
+        """
+        if self._state is not State.OPEN:
+            raise AlreadyDisconnected("the channel is already disconnected")
+        if self._in_flight is not None:
+            self._move(_Trigger.DISCONNECT_WAITING)
+        else:
+            self._move(_Trigger.DISCONNECT)
+            self._finish(None)
+
+    def data_to_send(self) -> list[Outgoing]:
+        """What is to be written now, in order; it is the caller's from here on."""
+        outgoing = self._outgoing
+        if outgoing:
+            self._outgoing = []
+        return outgoing
+
+    def _transmit(self, send: _Queued) -> None:
+        # Set before the bytes leave: an acknowledgement can come while they are still on the way.
+        self._in_flight = _InFlight(send)
+        self._outgoing.append(Outgoing(send.data, send.handle, send.id))
+
+    def _drain_queue(self) -> None:
+        """Send what waited, up to and with the next handle."""
+        self._in_flight = None
+        queue = self._queue
+        while queue:
+            send = queue.popleft()
+            if send.handle is not None:
+                self._transmit(send)
+                return
+            self._outgoing.append(Outgoing(send.data, None, send.id))
+        if self._state is State.DRAINING:
+            self._move(_Trigger.SETTLED)
+            self._finish(None)
+
+    # -------------------------------------------------------------------------------- receiving
+
+    def receive_data(self, data: bytes, handles: Sequence[Any] = ()) -> None:
+        """Take what one read gave: bytes, and the handles that came with them."""
+        if self._state is State.DISCONNECTED:
+            self._release(handles)
+            return
+        try:
+            frames = self._framer.feed(data)
+        except FrameTooLarge as error:
+            self._release(handles)
+            self._receive_frames(error.frames)
+            self._fail(error)
+            return
+        self._lines += len(frames)
+        if handles:
+            # A descriptor comes with the first byte of its line, so the line that owns it began in
+            # this read, and is at the latest the one that is unfinished now.
+            self._unclaimed.extend((handle, self._lines) for handle in handles)
+        if frames:
+            self._receive_frames(frames)
+        if self._unclaimed:
+            self._release_unclaimed()
+
+    def receive_eof(self) -> None:
+        """The peer has disconnected or died. What is unfinished ends with an event each."""
+        if self._state is not State.DISCONNECTED:
+            self._end(self._framer.incomplete())
+
+    def abort(self, error: NodeIPCError) -> None:
+        """End the channel because of a failure outside the protocol."""
+        if self._state is not State.DISCONNECTED:
+            self._end(error)
+
+    def events(self) -> list[Event]:
+        """What happened since the last call, in order."""
+        events = self._events
+        if events:
+            self._events = []
+        return events
+
+    def _receive_frames(self, frames: list[bytes]) -> None:
+        values: list[Any] = []
+        violation: ProtocolError | None = None
+        try:
+            json_codec.decode_many(frames, values.append)
+        except ProtocolError as error:
+            violation = error
+        append = self._events.append
+        for value in values:
+            if type(value) is dict and "cmd" in value and is_internal(value):
+                self._receive_internal(value)
+                if self._state is State.DISCONNECTED:
+                    return
+                append = self._events.append
+            else:
+                append(_new_message(Message, (value, None, None)))
+        if violation is not None:
+            self._fail(violation)
+
+    def _receive_internal(self, message: dict[str, Any]) -> None:
+        cmd = message["cmd"]
+        if cmd == "NODE_HANDLE":
+            self._receive_handle(message)
+        elif cmd == "NODE_HANDLE_ACK":
+            self._receive_ack()
+        elif cmd == "NODE_HANDLE_NACK":
+            self._receive_nack()
+        else:
+            self._events.append(InternalMessage(message))
+
+    def _receive_handle(self, message: dict[str, Any]) -> None:
+        if not self._unclaimed:
+            # The descriptor got lost on the way (MSG_CTRUNC): the sender repeats the message.
+            self._outgoing.append(Outgoing(_NACK, None, 0))
+            return
+        handle, _ = self._unclaimed.popleft()
+        # Node acknowledges before anyone sees the message. Neither answer ever queues.
+        self._outgoing.append(Outgoing(_ACK, None, 0))
+        info = HandleInfo(
+            _text(message.get("type")) or "",
+            _text(message.get("key")),
+            _text(message.get("dgramType")),
+        )
+        inner = message.get("msg", undefined)
+        if is_internal(inner):
+            self._events.append(InternalMessage(inner, handle, info))
+        else:
+            self._events.append(Message(inner, handle, info))
+
+    def _receive_ack(self) -> None:
+        in_flight = self._in_flight
+        if in_flight is None:
+            return
+        send = in_flight.send
+        self._events.append(Sent(send.id))
+        self._events.append(HandleReleased(send.handle, delivered=not send.keep_open))
+        self._drain_queue()
+
+    def _receive_nack(self) -> None:
+        in_flight = self._in_flight
+        if in_flight is None:
+            return
+        send = in_flight.send
+        if in_flight.retransmissions < MAX_HANDLE_RETRANSMISSIONS:
+            in_flight.retransmissions += 1
+            self._outgoing.append(Outgoing(send.data, send.handle, send.id))
+            return
+        self._events.append(
+            SendFailed(
+                send.id,
+                HandleNotReceived(
+                    "the peer did not receive the handle in "
+                    f"{MAX_HANDLE_RETRANSMISSIONS + 1} transmissions"
+                ),
+            )
+        )
+        self._events.append(HandleReleased(send.handle, delivered=False))
+        self._drain_queue()
+
+    def _release_unclaimed(self) -> None:
+        unclaimed = self._unclaimed
+        unfinished = self._lines if self._framer.pending else self._lines + 1
+        while unclaimed and unclaimed[0][1] < unfinished:
+            self._release([unclaimed.popleft()[0]])
+        if len(unclaimed) > MAX_UNCLAIMED_HANDLES:
+            self._fail(
+                ProtocolError(
+                    f"the peer sent more than {MAX_UNCLAIMED_HANDLES} descriptors "
+                    "that belong to no message"
+                )
+            )
+
+    # ----------------------------------------------------------------------------------- ending
+
+    def _release(self, handles: Iterable[Any]) -> None:
+        self._events.extend(HandleReleased(handle, delivered=False) for handle in handles)
+
+    def _fail(self, error: NodeIPCError) -> None:
+        """The peer broke the protocol: nothing it sends from here on can be trusted."""
+        if self._state is not State.DISCONNECTED:
+            self._end(error)
+
+    def _end(self, error: NodeIPCError | None) -> None:
+        self._move(_Trigger.ENDED)
+        # The peer is gone, or is not to be talked to: nothing that waits will be written.
+        self._outgoing.clear()
+        in_flight, self._in_flight = self._in_flight, None
+        waiting = [] if in_flight is None else [in_flight.send]
+        waiting += self._queue
+        self._queue.clear()
+        for send in waiting:
+            reason = "the channel closed before the message was sent"
+            failure: NodeIPCError = ChannelClosed(reason)
+            if send.handle is not None:
+                failure = HandleNotReceived("the channel closed before the peer took the handle")
+                self._release([send.handle])
+            self._events.append(SendFailed(send.id, failure))
+        self._finish(error)
+
+    def _finish(self, error: NodeIPCError | None) -> None:
+        self._release(handle for handle, _ in self._unclaimed)
+        self._unclaimed.clear()
+        self._events.append(Disconnected(error))
+
+
+def _handle_message(message: Any, info: HandleInfo) -> dict[str, Any]:
+    wrapped: dict[str, Any] = {"cmd": "NODE_HANDLE", "type": info.type, "msg": message}
+    if info.dgram_type is not None:
+        wrapped["dgramType"] = info.dgram_type
+    if info.key is not None:
+        wrapped["key"] = info.key
+    return wrapped
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,106 @@
+"""Bytes into frames: where one message ends and the next begins.
+
+A framer takes the stream in whatever pieces it arrives and gives whole frames. It never looks at a
+byte twice, keeps what is incomplete as the pieces that came, and joins them once, so that a frame
+costs time and memory linear in its size.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from nodecompat.errors import IncompleteMessage, MessageTooLarge
+
+__all__ = ["Framer", "LineFramer", "excerpt"]
+
+_EXCERPT = 80
+
+
+def excerpt(data: bytes) -> str:
+    """The start of what a peer sent, short enough for an error message."""
+    if len(data) <= _EXCERPT:
+        return repr(data)
+    return f"{data[:_EXCERPT]!r}… ({len(data)} bytes)"
+
+
+class Framer(Protocol):
+    """What the channel asks of a framer."""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The frames that ``data`` completes; raises MessageTooLarge past the bound."""
+        ...
+
+    @property
+    def pending(self) -> int:
+        """How many bytes of an unfinished frame are kept."""
+        ...
+
+    def incomplete(self) -> IncompleteMessage | None:
+        """The error for a stream that ends here, or None where that is between two frames."""
+        ...
+
+
+class LineFramer:
+    r"""Frames that end with ``\n``, as in Node's JSON mode; the ``\n`` is not part of the frame.
+
+    ``max_size`` bounds a frame in bytes. Past it ``feed`` raises MessageTooLarge, before more
+    memory is taken; frames that were complete before it are in the error's ``frames``.
+    """
+
+    __slots__ = ("_max_size", "_parts", "pending")
+
+    def __init__(self, max_size: int) -> None:
+        self._max_size = max_size
+        self._parts: list[bytes] = []
+        self.pending = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        end = data.rfind(b"\n")
+        if end < 0:
+            self._parts.append(data)
+            self.pending += len(data)
+            if self.pending > self._max_size:
+                raise self._too_large(self.pending, [])
+            return []
+        frames = data.split(b"\n")
+        rest = frames.pop()
+        if self._parts:
+            self._parts.append(frames[0])
+            frames[0] = b"".join(self._parts)
+            self._parts = []
+        self.pending = len(rest)
+        if rest:
+            self._parts.append(rest)
+        # Frames that lie in this piece can pass the bound only if the whole piece does.
+        if len(frames[0]) > self._max_size or len(data) > self._max_size:
+            for index, frame in enumerate(frames):
+                if len(frame) > self._max_size:
+                    raise self._too_large(len(frame), frames[:index])
+            if self.pending > self._max_size:
+                raise self._too_large(self.pending, frames)
+        return frames
+
+    def incomplete(self) -> IncompleteMessage | None:
+        if not self.pending:
+            return None
+        start = b"".join(self._parts)
+        return IncompleteMessage(
+            f"the channel ended in the middle of a message: {excerpt(start)} without its newline"
+        )
+
+    def _too_large(self, size: int, frames: list[bytes]) -> FrameTooLarge:
+        self._parts = []
+        self.pending = 0
+        return FrameTooLarge(
+            f"the peer sent a message of at least {size} bytes; "
+            f"this channel's max_message_size is {self._max_size}",
+            frames,
+        )
+
+
+class FrameTooLarge(MessageTooLarge):
+    """MessageTooLarge of the receiving side, with the frames that were complete before it."""
+
+    def __init__(self, text: str, frames: list[bytes]) -> None:
+        super().__init__(text)
+        self.frames = frames
