@@ -1,0 +1,1 @@
+"""Moving bytes and descriptors, and starting processes: where the platforms differ."""

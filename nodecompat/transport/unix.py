@@ -1,0 +1,169 @@
+"""The channel on Unix: a stream socket, with descriptors as SCM_RIGHTS.
+
+Follows libuv's ``uv__read`` and ``uv__try_write``: a descriptor goes with the first byte of its
+write, and what a partial write leaves goes without it.
+"""
+
+from __future__ import annotations
+
+import array
+import socket
+from collections import deque
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+from nodecompat.transport.handles import Handle
+
+__all__ = ["UnixTransport", "channel_pair"]
+
+_READ_SIZE: Final = 65536
+_MAX_HANDLES: Final = 253  # SCM_MAX_FD: the kernel passes no more in one message.
+_ANCILLARY_SIZE: Final = socket.CMSG_SPACE(_MAX_HANDLES * array.array("i").itemsize)
+_MAX_BUFFERS: Final = 512  # Below IOV_MAX everywhere.
+_RECV_FLAGS: Final = socket.MSG_DONTWAIT | getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+_SEND_FLAGS: Final = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
+
+
+class _Chunk(Protocol):
+    """What the transport needs of a piece of output."""
+
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def handle(self) -> _HasFileno | None: ...
+    @property
+    def id(self) -> int: ...
+
+
+class _HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+
+class _Pending:
+    """A chunk that is not wholly written; ``data`` shrinks, ``handle`` goes with the first byte."""
+
+    __slots__ = ("data", "handle", "id")
+
+    def __init__(self, data: bytes | memoryview, handle: _HasFileno | None, id: int) -> None:
+        self.data = data
+        self.handle = handle
+        self.id = id
+
+
+class UnixTransport:
+    """Moves bytes and descriptors over one end of a socket pair; it never waits.
+
+    Owns the socket. Calls say "not now" instead of blocking, without touching the descriptor's
+    blocking mode, which other processes may share. Not safe for use from several threads at once.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        # A default timeout would make Python wait for readiness behind our back.
+        sock.setblocking(True)
+        self._sock = sock
+        self._pending: deque[_Pending] = deque()
+        self.written = 0
+        """The id of the last send whose bytes the kernel has, all of them."""
+        self.unsent = 0
+        """How many bytes wait to be written."""
+
+    @classmethod
+    def from_fd(cls, fd: int) -> UnixTransport:
+        """The transport on a descriptor, which it owns from here on."""
+        return cls(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=fd))
+
+    def fileno(self) -> int:
+        """The channel's descriptor, -1 once it is closed."""
+        return self._sock.fileno()
+
+    def read(self) -> tuple[bytes, list[Handle]] | None:
+        """One read: bytes and the handles that came with them; None when there is nothing yet.
+
+        No bytes mean the end of the stream. A peer that died with unread data in its buffer makes
+        the kernel say ECONNRESET where it would otherwise say end: it is the same thing here.
+        """
+        try:
+            data, ancillary, _, _ = self._sock.recvmsg(_READ_SIZE, _ANCILLARY_SIZE, _RECV_FLAGS)
+        except BlockingIOError:
+            return None
+        except (ConnectionResetError, BrokenPipeError):
+            return b"", []
+        if not ancillary:
+            return data, []
+        fds = array.array("i")
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+        return data, [Handle(fd) for fd in fds]
+
+    def enqueue(self, chunks: Iterable[_Chunk]) -> None:
+        """Take over what is to be written, behind what is already waiting."""
+        for chunk in chunks:
+            self.unsent += len(chunk.data)
+            self._pending.append(_Pending(chunk.data, chunk.handle, chunk.id))
+
+    def flush(self) -> bool:
+        """Write as much as the kernel takes; True when nothing is left.
+
+        Raises BrokenPipeError or ConnectionResetError when the peer is gone.
+        """
+        pending = self._pending
+        while pending:
+            first = pending[0]
+            try:
+                if first.handle is not None:
+                    rights = [
+                        (
+                            socket.SOL_SOCKET,
+                            socket.SCM_RIGHTS,
+                            array.array("i", [first.handle.fileno()]),
+                        )
+                    ]
+                    count = self._sock.sendmsg([first.data], rights, _SEND_FLAGS)
+                    first.handle = None
+                elif len(pending) == 1:
+                    count = self._sock.send(first.data, _SEND_FLAGS)
+                else:
+                    count = self._sock.sendmsg(self._run_without_handles(), [], _SEND_FLAGS)
+            except BlockingIOError:
+                return False
+            self._advance(count)
+        return True
+
+    def _run_without_handles(self) -> list[bytes | memoryview]:
+        buffers: list[bytes | memoryview] = []
+        for chunk in self._pending:
+            if chunk.handle is not None or len(buffers) == _MAX_BUFFERS:
+                break
+            buffers.append(chunk.data)
+        return buffers
+
+    def _advance(self, count: int) -> None:
+        pending = self._pending
+        self.unsent -= count
+        while pending:
+            first = pending[0]
+            size = len(first.data)
+            if count < size:
+                if count:
+                    first.data = memoryview(first.data)[count:]
+                return
+            count -= size
+            pending.popleft()
+            if first.id:
+                self.written = first.id
+
+    def discard(self) -> None:
+        """Forget what waits to be written: there is nobody to read it."""
+        self._pending.clear()
+        self.unsent = 0
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        self.discard()
+        self._sock.close()
+
+
+def channel_pair() -> tuple[socket.socket, socket.socket]:
+    """Both ends of a new channel, neither of them inheritable."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
