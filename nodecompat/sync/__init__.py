@@ -1,0 +1,6 @@
+"""Node's IPC channel for scripts: calls that block, no hidden thread, safe from several threads."""
+
+from nodecompat.sync.channel import Channel, connect_parent
+from nodecompat.sync.process import Child, fork, spawn
+
+__all__ = ["Channel", "Child", "connect_parent", "fork", "spawn"]

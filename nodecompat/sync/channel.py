@@ -1,0 +1,310 @@
+"""The blocking channel.
+
+Several threads may wait at once. One of them, the leader, polls for all and does the reading and
+writing that the poll allows; the others wait until it tells them that something has changed. So
+there is no hidden thread, and whichever thread waits, reading goes on while writing cannot.
+"""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Final, Self
+
+from nodecompat.connection import DEFAULT_MAX_QUEUED, Connection, connect_to_parent
+from nodecompat.errors import ChannelClosed
+from nodecompat.protocol.channel import DEFAULT_MAX_MESSAGE_SIZE
+from nodecompat.transport.wakeup import Wakeup
+
+__all__ = ["Channel", "connect_parent"]
+
+DISCONNECT_LIMIT: Final = 10.0
+"""Seconds that ``disconnect`` waits for the rest of the output, and for handles on their way."""
+
+
+class Channel:
+    """A channel to a Node process (or any program that speaks its protocol), with blocking calls.
+
+    Iterate over it for the messages; it ends when the peer disconnects or dies. As a context
+    manager it disconnects at the end. Safe for use from several threads at once.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._inbox = connection.inbox
+        self._lock = connection.lock
+        self._changed = threading.Condition(self._lock)
+        self._polling = False
+        self._polled_for = 0
+        self._poller = select.poll()
+        self._registered: dict[int, int] = {}
+        self._wakeup: Wakeup | None = None
+
+    # ------------------------------------------------------------------------------------ state
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages can be sent: False once either side has disconnected."""
+        return self._connection.connected
+
+    @property
+    def serialization(self) -> str:
+        """``json`` or ``advanced``."""
+        return self._connection.serialization
+
+    def fileno(self) -> int:
+        """The channel's descriptor, for ``select`` and the like; -1 once it is closed.
+
+        It is readable when bytes arrive, which is not the same as a whole message being there.
+        """
+        return self._connection.fileno()
+
+    # ---------------------------------------------------------------------------------- sending
+
+    def send(self, message: Any, handle: Any = None, *, keep_open: bool = False) -> None:
+        """Send a message; returns once the kernel has all of it.
+
+        While the peer does not read, this blocks, and what arrives meanwhile is kept for ``recv``.
+        Raises ChannelClosed, MessageError (names the value that cannot go), MessageTooLarge.
+        Follows ``process.send`` and ``subprocess.send``.
+        """
+        with self._lock:
+            connection = self._connection
+            send_id = connection.send(message, handle, keep_open=keep_open)
+            if connection.written < send_id:
+                self._finish_send(send_id)
+
+    def send_many(self, messages: Iterable[Any]) -> None:
+        """Send several messages in as few writes as possible; returns once the kernel has them all.
+
+        All or nothing: when one of them cannot go (see ``send``), none does.
+        """
+        with self._lock:
+            send_id = self._connection.send_many(messages)
+            if send_id:
+                self._finish_send(send_id)
+
+    def _finish_send(self, send_id: int) -> None:
+        """Wait until a send has ended, and raise its error. Called with the lock held."""
+        connection = self._connection
+        try:
+            self._wait(lambda: connection.settled(send_id), None)
+            connection.result(send_id)
+        except BaseException:
+            connection.forget(send_id)
+            raise
+
+    # -------------------------------------------------------------------------------- receiving
+
+    def recv(self, timeout: float | None = None) -> Any:
+        """The next message; waits for it, at most ``timeout`` seconds (None: without a limit).
+
+        Raises ChannelClosed when no more will come, TimeoutError, and ProtocolError or
+        MessageTooLarge when the peer broke the protocol. A handle that came with the message is
+        closed, with a ResourceWarning: ``recv_with_handle`` takes it.
+        """
+        try:
+            received = self._inbox.popleft()
+        except IndexError:
+            received = self._next(timeout)
+        if received[1] is not None:
+            received[1].close_untaken()
+        return received[0]
+
+    def recv_with_handle(self, timeout: float | None = None) -> tuple[Any, Any]:
+        """The next message and the handle that came with it, or None; otherwise as ``recv``.
+
+        The handle is a ``socket.socket``, which is the caller's from here on.
+        """
+        try:
+            received = self._inbox.popleft()
+        except IndexError:
+            received = self._next(timeout)
+        handle = received[1]
+        return received[0], None if handle is None else handle.to_socket()
+
+    def __iter__(self) -> Iterator[Any]:
+        """The messages, until the peer disconnects or dies; raises when it breaks the protocol."""
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            return self.recv()
+        except ChannelClosed:
+            self._connection.end_of_iteration()
+            raise StopIteration from None
+
+    def _next(self, timeout: float | None) -> Any:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        inbox = self._inbox
+        with self._lock:
+            connection = self._connection
+            while True:
+                self._wait(lambda: bool(inbox) or connection.closed, deadline)
+                try:
+                    return inbox.popleft()
+                except IndexError:
+                    # recv takes what is there without the lock: another thread was quicker.
+                    if connection.closed:
+                        raise connection.end() from None
+
+    # ----------------------------------------------------------------------------------- ending
+
+    def disconnect(self) -> None:
+        """Close the channel after everything that was sent; messages can no longer be sent.
+
+        What arrived before stays for ``recv``. Raises AlreadyDisconnected when either side has
+        disconnected before. Follows ``process.disconnect``.
+        """
+        with self._lock:
+            connection = self._connection
+            connection.disconnect()
+            self._close_within(DISCONNECT_LIMIT)
+
+    def _close_within(self, limit: float) -> None:
+        """Wait until the connection is closed; after ``limit`` seconds give up what is unsent."""
+        connection = self._connection
+        try:
+            self._wait(lambda: connection.closed, time.monotonic() + limit)
+        except TimeoutError:
+            warnings.warn(
+                f"the peer took no data for {limit} s: "
+                f"{connection.unsent} bytes were not sent before the disconnect",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        finally:
+            if not connection.closed:
+                connection.abort()
+            self._closed()
+
+    def _closed(self) -> None:
+        """The channel is closed: let go of what was only needed to wait for it."""
+        self._changed.notify_all()
+        if self._wakeup is not None:
+            if self._polling:
+                self._wakeup.set()
+            else:
+                self._wakeup.close()
+                self._wakeup = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            self._leave()
+
+    def _leave(self) -> None:
+        connection = self._connection
+        if not connection.closed:
+            connection.leave()
+        self._close_within(DISCONNECT_LIMIT)
+
+    def __del__(self) -> None:
+        wakeup = self.__dict__.get("_wakeup")
+        if wakeup is not None:
+            wakeup.close()
+
+    def __repr__(self) -> str:
+        state = "connected" if self.connected else "disconnected"
+        return f"<{type(self).__module__}.{type(self).__qualname__} {state} fd={self.fileno()}>"
+
+    # ---------------------------------------------------------------------------------- waiting
+
+    def _wait(self, ready: Callable[[], bool], deadline: float | None) -> None:
+        """Do the channel's input and output until ``ready``; TimeoutError past the deadline.
+
+        Called with the lock held, which is let go while nothing can be done.
+        """
+        while not ready():
+            remaining = None if deadline is None else deadline - time.monotonic()
+            if remaining is not None and remaining <= 0:
+                raise TimeoutError("timed out")
+            if self._polling:
+                if self._connection.unsent and not self._polled_for & select.POLLOUT:
+                    self._wake()
+                self._changed.wait(remaining)
+            else:
+                self._lead(remaining)
+
+    def _lead(self, remaining: float | None) -> None:
+        """Poll once for all threads, and do what the poll allows."""
+        self._prepare_poll()
+        self._polling = True
+        self._lock.release()
+        try:
+            polled = self._poller.poll(None if remaining is None else max(0.0, remaining) * 1000)
+        finally:
+            self._lock.acquire()
+            self._polling = False
+            # Also when a signal handler raised: somebody else has to lead now.
+            self._changed.notify_all()
+        connection = self._connection
+        for fd, events in polled:
+            if fd == connection.fileno():
+                if events & select.POLLOUT:
+                    connection.flush()
+                if events & ~select.POLLOUT:
+                    connection.read()
+            elif self._wakeup is not None and fd == self._wakeup.fileno():
+                self._wakeup.clear()
+            else:
+                self._extra_ready()
+        if connection.closed:
+            self._closed()
+
+    def _prepare_poll(self) -> None:
+        connection = self._connection
+        wanted = self._extra_fds()
+        events = 0
+        if not connection.closed:
+            events = select.POLLIN if connection.wants_read else 0
+            if connection.unsent:
+                events |= select.POLLOUT
+            wanted[connection.fileno()] = events
+            if self._wakeup is None:
+                self._wakeup = Wakeup()
+            wanted[self._wakeup.fileno()] = select.POLLIN
+        self._polled_for = events
+        if wanted != self._registered:
+            for fd in self._registered.keys() - wanted.keys():
+                self._poller.unregister(fd)
+            for fd, mask in wanted.items():
+                self._poller.register(fd, mask)
+            self._registered = wanted
+
+    def _wake(self) -> None:
+        """Make a leader that is in its poll look again."""
+        if self._polling and self._wakeup is not None:
+            self._wakeup.set()
+
+    def _extra_fds(self) -> dict[int, int]:
+        """What else to poll for; a child adds its process."""
+        return {}
+
+    def _extra_ready(self) -> None:
+        """One of ``_extra_fds`` is ready."""
+
+
+def connect_parent(
+    *,
+    max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+    max_queued: int = DEFAULT_MAX_QUEUED,
+) -> Channel:
+    """The channel to the Node process that started this one with ``fork`` or an ``ipc`` stdio.
+
+    ``max_message_size`` bounds a message and ``max_queued`` what may wait for ``recv``, in bytes on
+    the wire. Raises NotForked when there is no such channel, HandshakeError when what the parent
+    left is unusable. The variables it came in are removed from ``os.environ``.
+    """
+    return Channel(connect_to_parent(max_message_size=max_message_size, max_queued=max_queued))
