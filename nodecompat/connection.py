@@ -7,7 +7,6 @@ how they wait until the descriptor is readable or writable, and whom they wake t
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import select
 import threading
@@ -37,15 +36,27 @@ from nodecompat.protocol.events import (
 )
 from nodecompat.transport.unix import UnixTransport
 
-__all__ = ["DEFAULT_MAX_QUEUED", "EXIT_FLUSH_LIMIT", "Connection", "connect_to_parent"]
-
-logger = logging.getLogger("nodecompat")
+__all__ = [
+    "DEFAULT_MAX_QUEUED",
+    "EXIT_FLUSH_LIMIT",
+    "Connection",
+    "connect_to_parent",
+    "log_incomplete",
+]
 
 DEFAULT_MAX_QUEUED: Final = 2**28
 """Bytes that may wait for ``recv`` before reading stops and the peer has to wait."""
 
 EXIT_FLUSH_LIMIT: Final = 10.0
 """Seconds without progress after which an exiting interpreter gives up what is unsent."""
+
+
+def log_incomplete(error: NodeIPCError) -> None:
+    """Say in the log that the peer died in the middle of a message."""
+    # Imported here: it takes longer than the rest of the module, and is rarely needed.
+    import logging
+
+    logging.getLogger("nodecompat").warning("%s", error)
 
 
 class Connection:
@@ -182,10 +193,13 @@ class Connection:
         if self._transport.unsent:
             try:
                 self._transport.flush()
-            except (BrokenPipeError, ConnectionResetError, ConnectionRefusedError):
+            except ConnectionError:
                 # The peer is gone. What it sent before is still to be read, up to the end.
                 self._write_failed = True
                 self._transport.discard()
+            except OSError as error:
+                self._fail(error)
+                return
         if self._ending and not self._transport.unsent and not self.closed:
             self._close()
 
@@ -262,7 +276,12 @@ class Connection:
         """One read, and all that follows from it; False when there was nothing to read."""
         if self.closed:
             return False
-        received = self._transport.read()
+        try:
+            received = self._transport.read()
+        except OSError as error:
+            # Not the peer's doing: somebody closed our descriptor, say.
+            self._fail(error)
+            return True
         if received is None:
             return False
         data, handles = received
@@ -279,6 +298,17 @@ class Connection:
         self._dispatch()
         self.flush()
         return True
+
+    def _fail(self, error: OSError) -> None:
+        """The descriptor does not work any more: the channel ends here."""
+        failure = ChannelClosed(f"the channel failed: {error}")
+        failure.__cause__ = error
+        self._transport.discard()
+        self._protocol.abort(failure)
+        self._dispatch()
+        self._end_error = failure
+        if not self.closed:
+            self._close()
 
     def end(self) -> NodeIPCError:
         """The error for whoever asks for a message when no more will come.
@@ -301,7 +331,7 @@ class Connection:
         """
         if isinstance(self.error, IncompleteMessage):
             if not self._error_was_raised:
-                logger.warning("%s", self.error)
+                log_incomplete(self.error)
         elif self.error is not None:
             raise self.end()
 
