@@ -12,7 +12,6 @@ import select
 import threading
 import time
 import warnings
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -94,7 +93,6 @@ class Connection:
         """Called once, while the descriptor is still open: whoever watches it stops."""
         self.lock = threading.Lock()
         """For whoever uses the connection from several threads; the exit takes it too."""
-        _connections.add(self)
 
     # ------------------------------------------------------------------------------------ state
 
@@ -200,7 +198,11 @@ class Connection:
             except OSError as error:
                 self._fail(error)
                 return
-        if self._ending and not self._transport.unsent and not self.closed:
+        if self._transport.unsent:
+            _unfinished.add(self)
+            return
+        _unfinished.discard(self)
+        if self._ending and not self.closed:
             self._close()
 
     def disconnect(self) -> None:
@@ -371,17 +373,18 @@ class Connection:
             self.before_close = None
         self.closed = True
         self._transport.close()
-        _connections.discard(self)
+        _unfinished.discard(self)
 
 
 # --------------------------------------------------------------------------------------- exiting
 
-_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+_unfinished: set[Connection] = set()
+"""The connections with unsent output: kept alive for the exit, whoever else has forgotten them."""
 
 
 def _flush_at_exit() -> None:
     """Write what was accepted before the interpreter ends, as long as the peer takes it."""
-    for connection in list(_connections):
+    for connection in list(_unfinished):
         connection.flush_before_exit()
 
 
