@@ -83,8 +83,10 @@ class Channel:
 
         All or nothing: when one of them cannot go (see ``send``), none does.
         """
+        # Taken outside the lock: the iterable may come from this channel, or take its time.
+        taken = list(messages)
         with self._lock:
-            send_id = self._connection.send_many(messages)
+            send_id = self._connection.send_many(taken)
             if send_id:
                 self._finish_send(send_id)
 
