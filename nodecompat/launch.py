@@ -210,6 +210,12 @@ def launch(
     environment = _environment(env, channel_index, serialization)
     protocol = ChannelProtocol(serialization, max_message_size=max_message_size)
     ours: list[int | None] = []
+    # Looked at before any descriptor is made, which could get the number of a closed one.
+    existing = {
+        index: _existing_fd(index, entry)
+        for index, entry in enumerate(entries)
+        if _entry_kind(index, entry) in ("inherit", "fd")
+    }
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as on_failure:
         descriptors: dict[int, int] = {}
         near, far = channel_pair()
@@ -232,7 +238,7 @@ def launch(
                     theirs.callback(os.close, null)
                     descriptors[index] = null
             else:
-                descriptors[index] = _existing_fd(index, entry)
+                descriptors[index] = existing[index]
             ours.append(our_fd)
         process = spawn_process(
             program,

@@ -149,7 +149,7 @@ class Child(ChildProcess, Channel):
 
     async def _end(self) -> None:
         """Wait for the child, and end it if it will not go."""
-        for number in (0, self._kill_signal, signal.SIGKILL):
+        for number in (0, self._kill_signal):
             if number:
                 self.kill(number)
             try:
@@ -157,7 +157,12 @@ class Child(ChildProcess, Channel):
                 return
             except TimeoutError:
                 continue
-        raise TimeoutError(f"process {self.pid} did not end after SIGKILL")
+        self.kill(signal.SIGKILL)
+        # No process refuses that one; one that waits for a disk may take its time.
+        try:
+            await self.wait(max(self._close_timeout, CLOSE_TIMEOUT))
+        except TimeoutError:
+            raise TimeoutError(f"process {self.pid} did not end after SIGKILL") from None
 
     def _close_streams(self) -> None:
         for transport in self._pipes:

@@ -27,6 +27,7 @@ from nodecompat.errors import (
     AlreadyDisconnected,
     ChannelClosed,
     HandleNotReceived,
+    MessageError,
     MessageTooLarge,
     NodeIPCError,
     ProtocolError,
@@ -148,6 +149,7 @@ class ChannelProtocol:
         self._last_id = 0
         self._in_flight: _InFlight | None = None
         self._queue: deque[_Queued] = deque()
+        self._drained = False
         self._lines = 0
         self._unclaimed: deque[tuple[Any, int]] = deque()
 
@@ -199,7 +201,7 @@ class ChannelProtocol:
         else:
             if info is None:
                 raise ValueError("a handle needs a HandleInfo")
-            data = json_codec.encode(_handle_message(message, info))
+            data = _encode_with_handle(message, info)
         if len(data) > self.max_message_size:
             raise MessageTooLarge(
                 f"the message takes {len(data)} bytes; "
@@ -275,6 +277,10 @@ class ChannelProtocol:
                 self._transmit(send)
                 return
             self._outgoing.append(Outgoing(send.data, None, send.id))
+        self._drained = self._state is State.DRAINING
+
+    def _finish_drained(self) -> None:
+        self._drained = False
         if self._state is State.DRAINING:
             self._move(_Trigger.SETTLED)
             self._finish(None)
@@ -289,10 +295,15 @@ class ChannelProtocol:
         try:
             frames = self._framer.feed(data)
         except FrameTooLarge as error:
-            self._release(handles)
-            self._receive_frames(error.frames)
+            self._take_frames(error.frames, handles)
             self._fail(error)
-            return
+        else:
+            self._take_frames(frames, handles)
+        if self._drained:
+            # Only now: what came in the same read as the last acknowledgement still counts.
+            self._finish_drained()
+
+    def _take_frames(self, frames: list[bytes], handles: Sequence[Any]) -> None:
         self._lines += len(frames)
         if handles:
             # A descriptor comes with the first byte of its line, so the line that owns it began in
@@ -443,6 +454,18 @@ class ChannelProtocol:
         self._release(handle for handle, _ in self._unclaimed)
         self._unclaimed.clear()
         self._events.append(Disconnected(error))
+
+
+def _encode_with_handle(message: Any, info: HandleInfo) -> bytes:
+    if message is undefined:
+        # JSON would leave it out of the object around it.
+        raise MessageError("message", "undefined cannot be a message")
+    try:
+        return json_codec.encode(_handle_message(message, info))
+    except MessageError as error:
+        # The path that the caller knows begins at its own message.
+        path = "message" + error.path.removeprefix("message.msg")
+        raise MessageError(path, error.reason) from None
 
 
 def _handle_message(message: Any, info: HandleInfo) -> dict[str, Any]:

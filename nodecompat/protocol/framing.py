@@ -104,3 +104,6 @@ class FrameTooLarge(MessageTooLarge):
     def __init__(self, text: str, frames: list[bytes]) -> None:
         super().__init__(text)
         self.frames = frames
+
+    def __reduce__(self) -> tuple[type[FrameTooLarge], tuple[str, list[bytes]]]:
+        return type(self), (str(self), self.frames)

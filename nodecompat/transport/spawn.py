@@ -54,6 +54,8 @@ try:
             signal.signal(getattr(signal, name), signal.SIG_DFL)
     if spec["LC_CTYPE"] is None:
         os.environ.pop("LC_CTYPE", None)
+    else:
+        os.environ["LC_CTYPE"] = spec["LC_CTYPE"]
     argv = [os.fsencode(argument) for argument in sys.argv[3:]]
     failure = None
     for path in spec["paths"]:
@@ -193,6 +195,8 @@ def spawn_process(
     A name without a slash is looked for in the PATH of ``env``, as libuv does. ``detached`` makes
     the process the leader of a session of its own. Raises SpawnError; nothing is left behind then.
     """
+    _check_id("uid", uid)
+    _check_id("gid", gid)
     _reap_orphans()
     paths = _candidates(file, env)
     floor = max(descriptors, default=2) + 1
@@ -220,10 +224,12 @@ def spawn_process(
             kept = set(descriptors)
         actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable_fds() if fd not in kept]
         pid = _posix_spawn(file, paths, argv, env, actions, detached)
-    except OSError as error:
-        if isinstance(error, SpawnError):
-            raise
-        raise SpawnError.from_errno(error.errno or 0, file) from error
+    except BaseException as error:
+        if report_read >= 0:
+            os.close(report_read)
+        if isinstance(error, OSError) and not isinstance(error, SpawnError):
+            raise SpawnError.from_errno(error.errno or 0, file) from error
+        raise
     finally:
         for fd in copies:
             os.close(fd)
@@ -233,6 +239,16 @@ def spawn_process(
     if report_read >= 0:
         _check_launch(process, report_read, file, cwd, uid, gid)
     return process
+
+
+def _check_id(name: str, value: int | None) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int):
+        raise TypeError(f"{name}={value!r}: expected a number")
+    # The largest one means "no change" to the system.
+    if not 0 <= value < 2**32 - 1:
+        raise ValueError(f"{name}={value!r}: no such id is possible")
 
 
 def _candidates(file: str, env: Mapping[str, str]) -> list[str]:
