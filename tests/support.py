@@ -1,4 +1,4 @@
-"""What the tests of channels share: a far end that is bytes, calls with a limit, a look at leaks."""
+"""What the tests of channels share: a far end of bytes, calls with a limit, a look at leaks."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def until_end():
 
 
 def bare(code: str, *args: str) -> list[str]:
-    """Arguments for ``sys.executable``: a program with ``send`` and ``until_end`` on descriptor 3."""
+    """Arguments for ``sys.executable``: a program with ``send``, ``until_end`` on descriptor 3."""
     return [*BARE_PYTHON, _BARE_PRELUDE + textwrap.dedent(code), *args]
 
 
@@ -292,9 +292,13 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a descriptor, a child process or a thread."""
     failed = request.session.testsfailed
     before = _held()
+    children = set(psutil.Process().children())
     yield
     # The traceback of a failed test keeps what the test had: that is no leak.
-    if request.session.testsfailed == failed:
+    if request.session.testsfailed != failed:
+        for child in set(psutil.Process().children()) - children:
+            child.kill()
+    else:
         deadline = time.monotonic() + 5.0
         while (left := _held() - before) and time.monotonic() < deadline:
             time.sleep(0.005)

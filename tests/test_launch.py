@@ -126,6 +126,11 @@ def _report(stack: ExitStack, stdio: list[Stdio]) -> list[str]:
     return report
 
 
+def _wrong(value: object) -> Any:
+    """A value that the type checker is not to see."""
+    return value
+
+
 def _stdio(entries: dict[int, Stdio]) -> list[Stdio]:
     """A list with these entries, and nothing at all other places."""
     stdio: list[Stdio] = ["ignore"] * (max(entries) + 1)
@@ -181,7 +186,7 @@ def test_inherited_entry_is_ours_of_that_number(stack: ExitStack) -> None:
     child = _launch(
         stack,
         bare(f"send([os.fstat(fd).st_ino for fd in {fds}])"),
-        _stdio({3: "ipc"} | dict.fromkeys(fds, "inherit")),
+        _stdio({3: "ipc", **dict.fromkeys(fds, "inherit")}),
     )
     assert child.recv() == [os.fstat(fd).st_ino for fd in fds]
 
@@ -329,14 +334,22 @@ def test_fork_without_a_program_runs_node(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: fork_command(b"m", (), "x", ()), TypeError, "module: expected a string"),
+        (lambda: fork_command(_wrong(b"m"), (), "x", ()), TypeError, "module: expected a string"),
         (lambda: fork_command("m\0", (), "x", ()), ValueError, "module: must not contain null"),
-        (lambda: fork_command("m", [1], "x", ()), TypeError, r"args\[0\]: expected a string"),
+        (
+            lambda: fork_command("m", _wrong([1]), "x", ()),
+            TypeError,
+            r"args\[0\]: expected a string",
+        ),
         (lambda: fork_command("m", ["a", "\0"], "x", ()), ValueError, r"args\[1\]: must not"),
         (lambda: fork_command("m", "abc", "x", ()), TypeError, "args: expected a list of strings"),
-        (lambda: fork_command("m", b"abc", "x", ()), TypeError, "args: expected a list"),
+        (lambda: fork_command("m", _wrong(b"abc"), "x", ()), TypeError, "args: expected a list"),
         (lambda: fork_command("m", (), "x", "-u"), TypeError, "exec_argv: expected a list"),
-        (lambda: fork_command("m", (), "x", [None]), TypeError, r"exec_argv\[0\]: expected"),
+        (
+            lambda: fork_command("m", (), "x", _wrong([None])),
+            TypeError,
+            r"exec_argv\[0\]: expected",
+        ),
     ],
 )
 def test_wrong_argument_of_fork_is_named(call: Any, error: type[Exception], message: str) -> None:
@@ -466,7 +479,7 @@ def test_timeout_is_seconds_or_none(value: float | None) -> None:
 
 @pytest.mark.parametrize("value", [-1, -0.1, float("nan"), "5"])
 def test_wrong_timeout_is_named(value: Any) -> None:
-    with pytest.raises(ValueError, match="close_timeout=.*expected seconds"):
+    with pytest.raises(ValueError, match=r"close_timeout=.*expected seconds"):
         check_timeout("close_timeout", value)
 
 

@@ -69,7 +69,7 @@ def test_variable_that_names_no_program_is_an_error(
     elif kind == "a folder":
         chosen.mkdir()
     monkeypatch.setenv("NODECOMPAT_NODE", str(chosen))
-    with pytest.raises(NodeNotFound, match="NODECOMPAT_NODE=.*is not an executable program"):
+    with pytest.raises(NodeNotFound, match=r"NODECOMPAT_NODE=.*is not an executable program"):
         find_node()
 
 

@@ -314,7 +314,7 @@ def _plain(value: Any) -> Any:
         return float(value)
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         # A scalar of numpy's, which knows its Python value.
-        return value.item()
+        return cast(Any, value).item()
     try:
         view = memoryview(cast(Any, value))
     except TypeError:

@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from types import FrameType
@@ -54,6 +54,11 @@ NODE_HANDLE = b'{"cmd":"NODE_HANDLE","type":"dgram.Socket","msg":"with"}\n'
 def stack() -> Iterator[ExitStack]:
     with ExitStack() as made:
         yield made
+
+
+def _each(call: Callable[[Any], object], values: Iterable[Any]) -> None:
+    for value in values:
+        call(value)
 
 
 def _pair(stack: ExitStack, **bounds: int) -> Pair:
@@ -441,7 +446,10 @@ def test_context_manager_ends_whatever_has_happened(pair: Pair, how: str) -> Non
         else:
             peer.close()
             with pytest.raises(ChannelClosed):
-                _ = channel.recv() if how == "peer gone" else channel.send(1)
+                if how == "peer gone":
+                    channel.recv()
+                else:
+                    channel.send(1)
     assert channel.fileno() == -1
 
 
@@ -502,7 +510,7 @@ def test_threads_that_send_keep_each_its_order(pair: Pair) -> None:
 def test_threads_may_send_and_receive_at_once(pair: Pair) -> None:
     channel, peer = pair
     count = 4000
-    echoes = [Background(lambda: [channel.send([m]) for m in channel]) for _ in range(4)]
+    echoes = [Background(lambda: _each(lambda m: channel.send([m]), channel)) for _ in range(4)]
     reader = Background(lambda: peer.read_messages(count))
     for number in range(count):
         peer.write([number, "x" * (number % 2000)])
@@ -806,7 +814,7 @@ def test_two_sides_that_only_write_do_not_hang_each_other() -> None:
     with raw_child(ONLY_WRITES) as child:
         with Channel(child.take_connection()) as channel:
             Background(
-                lambda: [channel.send([number, "y" * 400_000]) for number in range(20)]
+                lambda: _each(lambda number: channel.send([number, "y" * 400_000]), range(20))
             ).result()
             assert [channel.recv()[0] for _ in range(20)] == list(range(20))
             assert channel.recv() == "done"

@@ -229,8 +229,10 @@ def test_several_threads_may_wait_and_receive(pidfd: bool) -> None:
     with _spawn("send(os.read(3, 100).decode()); until_end(); sys.exit(6)") as child:
         receivers = [Background(lambda: list(child)) for _ in range(2)]
         waiters = [Background(child.wait) for _ in range(3)]
-        for thread in (*receivers, *waiters):
-            thread.until_blocked()
+        for receiver in receivers:
+            receiver.until_blocked()
+        for waiter in waiters:
+            waiter.until_blocked()
         child.send(1)
         child.disconnect()
         assert [waiter.result() for waiter in waiters] == [6, 6, 6]
@@ -423,14 +425,15 @@ def test_child_is_ended_also_when_the_warning_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("nodecompat.sync.channel.DISCONNECT_LIMIT", 0.05)
+    senders: list[Background[None]] = []
     with (
         pytest.raises(RuntimeWarning),
         _spawn("send('ready'); time.sleep(600)", close_timeout=0.05) as child,
     ):
         assert child.recv() == "ready"
-        sender = Background(lambda: child.send(BIG)).until_blocked()
+        senders.append(Background(lambda: child.send(BIG)).until_blocked())
     with pytest.raises(ChannelClosed):
-        sender.result()
+        senders[0].result()
     assert child.signal_code == "SIGTERM"
 
 
