@@ -565,6 +565,16 @@ def test_the_path_to_a_bad_value_is_the_users_with_a_handle_too() -> None:
     assert caught.value.path == "message.a[0]"
 
 
+def test_a_circle_is_named_by_the_users_path_with_a_handle_too() -> None:
+    circular: dict[str, Any] = {}
+    circular["a"] = {"b": circular}
+
+    with pytest.raises(MessageError) as caught:
+        ChannelProtocol().send(circular, "handle", _SOCKET)
+
+    assert str(caught.value) == "message.a.b: a circular reference to message"
+
+
 @pytest.mark.parametrize("keep_open", [False, True])
 def test_an_acknowledged_handle_is_released_and_is_the_peers_unless_it_is_kept(
     keep_open: bool,
@@ -982,6 +992,22 @@ def test_messages_behind_the_last_acknowledgement_of_the_same_read_still_arrive(
 
     assert _messages(events) == [1, 2]
     assert _end(events) is None
+
+
+def test_a_handle_message_behind_the_last_acknowledgement_of_the_same_read_still_arrives() -> None:
+    channel = _to_draining()
+
+    events = _received(channel, _ACK + _handle_line(1), ["theirs"])
+
+    assert _same(events[2:], [Message(1, "theirs", _SOCKET), Disconnected(None)])
+    assert _written(channel) == _ACK
+
+
+@pytest.mark.parametrize("rest", [b"oops\n", b"1\noops\n2\n"])
+def test_a_violation_behind_the_last_acknowledgement_is_the_one_end(rest: bytes) -> None:
+    events = _received(_to_draining(), _ACK + rest)
+
+    assert isinstance(_end(events), ProtocolError)
 
 
 def test_a_handle_behind_the_last_acknowledgement_is_not_lost() -> None:
