@@ -46,6 +46,9 @@ class HasFileno(Protocol):
 Stdio = str | int | HasFileno | IO[Any] | None
 """An entry of ``stdio``: ``pipe``, ``inherit``, ``ignore``, ``ipc``, a descriptor, a file, None."""
 
+ABANDON_LIMIT: Final = 5.0
+"""Seconds that a child which is killed at its start may take to end."""
+
 _SHORTHANDS: Final = ("pipe", "inherit", "ignore", "overlapped")
 
 
@@ -173,7 +176,8 @@ class Launched:
     def abandon(self) -> None:
         """End the child at once and close everything: nobody will ever hold it."""
         self.process.kill(signal.SIGKILL)
-        self.process.reap()
+        self.process.reap(ABANDON_LIMIT)
+        self.process.close()
         self.connection.abort()
         for index in range(len(self.streams)):
             fd = self.take_stream(index)

@@ -119,7 +119,11 @@ class Child(ChildProcess, Channel):
 
     def _extra_fds(self) -> dict[int, int]:
         pidfd = self._process.pidfd
-        return {pidfd: select.POLLIN} if pidfd >= 0 and self._process.poll() is None else {}
+        # Not a look at the process, which could reap it: then nothing would end the poll.
+        return {pidfd: select.POLLIN} if pidfd >= 0 and not self._process.ended else {}
+
+    def _extra_ready(self) -> None:
+        self._process.poll()
 
     def __exit__(
         self,

@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
@@ -74,6 +75,10 @@ except OSError as error:
     os.write(report, json.dumps([stage, error.errno]).encode())
     os._exit(127)
 """
+
+
+LAUNCHER_LIMIT: Final = 10.0
+"""Seconds that the launcher may take to end after it has said why it failed."""
 
 
 class Exit(NamedTuple):
@@ -149,11 +154,16 @@ class Process:
         if fd >= 0:
             os.close(fd)
 
-    def reap(self) -> None:
-        """Wait for the end, which has to be certain."""
-        while self.poll() is None:
-            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        self.close()
+    @property
+    def ended(self) -> bool:
+        """Whether the end was seen; unlike ``poll`` it does not look."""
+        return self._exit is not None
+
+    def reap(self, limit: float = LAUNCHER_LIMIT) -> None:
+        """Wait for the end of a process that was killed, at most so many seconds."""
+        deadline = time.monotonic() + limit
+        while self.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
 
     def __del__(self) -> None:
         if self._exit is None and self.poll() is None:
@@ -318,6 +328,7 @@ def _check_launch(
     if not text:
         return
     stage, number = json.loads(text)
-    process.reap()
+    process.reap(LAUNCHER_LIMIT)
+    process.close()
     detail = {"cwd": f"cwd={cwd!r}", "uid": f"uid={uid}", "gid": f"gid={gid}", "program": ""}
     raise SpawnError.from_errno(number, cwd if stage == "cwd" and cwd else file, detail[stage])
