@@ -276,10 +276,10 @@ def test_wait_reads_on_after_the_bound_once_all_was_taken(run: Run) -> None:
     """Else the child, which still has something to say, never ends."""
 
     async def main() -> None:
-        code = "\nfor number in range(400): send([number, 'x' * 1000])"
+        code = "\nfor number in range(40): send([number, 'x' * 1000])"
         async with _spawn(code, max_queued=5000) as child:
             numbers = [(await child.recv())[0]]
-            while len(numbers) < 400:
+            while len(numbers) < 40:
                 # All that is there, and not one more.
                 while child._inbox:
                     numbers.append((await child.recv())[0])
@@ -287,7 +287,7 @@ def test_wait_reads_on_after_the_bound_once_all_was_taken(run: Run) -> None:
                     await child.wait(timeout=0.2)
                 except TimeoutError:
                     assert child._inbox, "it has stopped reading, and nothing is left to take"
-            assert numbers == list(range(400))
+            assert numbers == list(range(40))
 
     run(main())
 
