@@ -117,7 +117,7 @@ def test_signals_that_come_as_it_is_handed_over_leave_it_free(armed: list[bool])
     def use() -> None:
         for _ in range(rounds):
             with lock:
-                # The other thread waits for the lock by now, gets it in a moment, and is interrupted.
+                # The other thread waits for the lock by now, gets it soon, and is interrupted.
                 time.sleep(0.0002)
                 os.kill(os.getpid(), signal.SIGUSR1)
 

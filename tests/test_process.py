@@ -636,7 +636,9 @@ def test_exit_loses_no_message(end: str, status: int) -> None:
 def test_exit_by_a_signal_handler_loses_no_message() -> None:
     code = (
         "    import signal, time\n"
-        "    signal.signal(signal.SIGTERM, lambda *_: sys.exit(4))\n" + SENDING + "    process.wait()\n"
+        "    signal.signal(signal.SIGTERM, lambda *_: sys.exit(4))\n"
+        + SENDING
+        + "    process.wait()\n"
     )
     with raw_child(code) as child:
         until_idle(child.process.pid)
@@ -758,5 +760,3 @@ def test_signal_handler_may_send_in_the_middle_of_a_send() -> None:
         received = reader.result()
         assert child.wait() in (5, 7)
         assert child.process.returncode == 7 or messages_of(received)[-1] == "bye"
-
-

@@ -24,10 +24,8 @@ from nodecompat.errors import SpawnError
 
 __all__ = ["Exit", "Process", "spawn_process"]
 
-# What Python ignores and a program does not expect to be ignored; subprocess restores the same.
-_SIGNALS_TO_RESTORE: Final = [
-    getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name)
-]
+# As libuv: a program starts with no signal ignored and none blocked, whatever this process does.
+_SIGNALS_TO_RESTORE: Final = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 # Runs in the new process: sets what posix_spawn cannot, then becomes the program. What fails goes
 # to the report descriptor, which closes by itself when the program starts.
@@ -295,6 +293,7 @@ def _posix_spawn(
             env,
             file_actions=actions,
             setsid=detached,
+            setsigmask=(),
             setsigdef=_SIGNALS_TO_RESTORE,
         )
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import FrameType
 from typing import Any
 
@@ -704,10 +704,8 @@ def test_signal_while_the_waiting_thread_takes_its_lock_back_leaves_the_channel_
 
     helper = Background(hold_the_lock_meanwhile)
     received: list[Any] = []
-    try:
+    with suppress(Interrupt):
         received.append(channel.recv())
-    except Interrupt:
-        pass
     helper.result()
     peer.write("later", "last")
     received += [other.result(5) for other in others]
