@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import IO, Any, Final, Protocol
 
 from nodecompat.connection import Connection
@@ -123,6 +123,10 @@ def _string(name: str, value: object) -> str:
 
 
 def _strings(name: str, values: Iterable[object]) -> list[str]:
+    if isinstance(values, (Mapping, Set)):
+        raise TypeError(
+            f"{name}: expected a list of strings, not {values!r}; options are keyword arguments"
+        )
     if isinstance(values, (str, bytes)):
         raise TypeError(f"{name}: expected a list of strings, not {values!r}")
     return [

@@ -11,6 +11,7 @@ channel ``connected`` is False, ``channel`` is None, and listeners are never cal
 from __future__ import annotations
 
 import select
+import sys
 import threading
 import time
 from collections import deque
@@ -283,6 +284,13 @@ class _Process:
         """An exception of a listener: shown at once, and raised by ``wait``."""
         arguments = (type(error), error, error.__traceback__, threading.current_thread())
         threading.excepthook(threading.ExceptHookArgs(arguments))
+        if isinstance(error, SystemExit):
+            # The hook is silent about this one, and a thread cannot end the program.
+            print(
+                f"nodecompat.process: a listener called sys.exit({error.code!r}); "
+                "the program ends with it in process.wait()",
+                file=sys.stderr,
+            )
         with self._lock:
             if self._raised is None:
                 self._raised = error

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import threading
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
@@ -300,7 +301,7 @@ def spawn(
                 child._close_streams()
             launched.abandon()
             raise
-        if timeout:
+        if timeout and timeout < threading.TIMEOUT_MAX:
             child._end_after(timeout)
         return child
 

@@ -274,9 +274,10 @@ def encode(message: Any) -> bytes:
     try:
         frame = orjson.dumps(message, _plain, _OPTIONS)
     except orjson.JSONEncodeError:
-        return _Writer().write(message)
+        # Written outside the handler: what orjson said is not what the caller is to read.
+        frame = b""
     # JSON.stringify(-0) is "0". A match may as well be inside a string: the writer knows.
-    if b"-0.0" in frame and _NEGATIVE_ZERO.search(frame):
+    if not frame or (b"-0.0" in frame and _NEGATIVE_ZERO.search(frame)):
         return _Writer().write(message)
     return frame
 

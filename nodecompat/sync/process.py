@@ -33,6 +33,9 @@ __all__ = ["Child", "fork", "spawn"]
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds that leaving a child's ``with`` block waits before each stronger way to end it."""
 
+_CLOSING_TIME: Final = 0.2
+"""Seconds in which files that no other thread reads from are surely closed."""
+
 _POLL_INTERVAL: Final = 0.05
 """Seconds between looks at a child, where the system has no pidfd to wait for."""
 
@@ -64,7 +67,7 @@ class Child(ChildProcess, Channel):
         for index in range(len(launched.streams)):
             self.stdio.append(self._open_stream(index, launched.take_stream(index)))
         self._timer: threading.Timer | None = None
-        if timeout:
+        if timeout and timeout < threading.TIMEOUT_MAX:
             # A deadline has to hold whatever the program does meanwhile: this thread is asked for.
             self._timer = threading.Timer(timeout, self._time_out)
             self._timer.daemon = True
@@ -147,6 +150,12 @@ class Child(ChildProcess, Channel):
                 return
             except TimeoutError:
                 continue
+            except RuntimeError:
+                # A signal handler raised while this thread took the channel's lock, which is of no
+                # use any more. The child has to end all the same.
+                self._process.reap(self._close_timeout)
+                if self._process.ended:
+                    raise
         self.kill(signal.SIGKILL)
         # No process refuses that one; one that waits for a disk may take its time.
         try:
@@ -155,6 +164,13 @@ class Child(ChildProcess, Channel):
             raise TimeoutError(f"process {self.pid} did not end after SIGKILL") from None
 
     def _close_streams(self) -> None:
+        # A file cannot be closed while another thread reads from it, which may last as long as the
+        # child does: then the child is ended meanwhile.
+        closing = threading.Thread(target=self._close_each_stream, daemon=True)
+        closing.start()
+        closing.join(_CLOSING_TIME)
+
+    def _close_each_stream(self) -> None:
         for stream in self.stdio:
             if stream is not None:
                 # What was left in a buffer has nobody to read it.

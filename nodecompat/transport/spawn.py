@@ -95,7 +95,9 @@ class Process:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self._exit: Exit | None = None
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler may ask for, or kill, what its own thread is looking at.
+        self._lock = threading.RLock()
+        self._looking = False
         self._pidfd = -1
         if hasattr(os, "pidfd_open"):
             # Without one (an old kernel, a sandbox) the front ends look at poll() now and then.
@@ -110,7 +112,8 @@ class Process:
     def poll(self) -> Exit | None:
         """How the process ended, or None while it runs. Reaps it."""
         with self._lock:
-            if self._exit is None:
+            if self._exit is None and not self._looking:
+                self._looking = True
                 try:
                     pid, status = os.waitpid(self.pid, os.WNOHANG)
                 except ChildProcessError:
@@ -129,6 +132,8 @@ class Process:
                         self._exit = Exit(None, os.WTERMSIG(status))
                     else:
                         self._exit = Exit(os.waitstatus_to_exitcode(status), None)
+                finally:
+                    self._looking = False
             return self._exit
 
     def kill(self, number: int) -> bool:

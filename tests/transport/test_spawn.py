@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +18,7 @@ import psutil
 import pytest
 
 from nodecompat.errors import ProgramForbidden, ProgramNotFound, SpawnError
+from nodecompat.transport import spawn
 from nodecompat.transport.spawn import Exit, Process, spawn_process
 from tests.support import BARE_PYTHON, Background, Peer, is_open, until
 from tests.support import nothing_left as nothing_left
@@ -119,6 +121,22 @@ def test_descriptors_may_cross(stack: ExitStack, cwd: str | None) -> None:
     )
     found = _python(stack, code, *map(str, wanted), descriptors=wanted, cwd=cwd)
     assert found == {str(target): inodes[source] for target, source in wanted.items()}
+
+
+@pytest.mark.parametrize("cwd", LAUNCHES)
+def test_descriptors_may_be_placed_where_our_next_ones_would_come(
+    stack: ExitStack, cwd: str | None
+) -> None:
+    sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
+    # The numbers that copies made meanwhile would get first, the wrong way round.
+    free = [fd for fd in range(3, 200) if not is_open(fd)][:6]
+    wanted = {fd: sockets[index % 3].fileno() for index, fd in enumerate(reversed(free))}
+    code = (
+        "import json, os, sys\n"
+        "print(json.dumps({fd: os.fstat(int(fd)).st_ino for fd in sys.argv[1:]}))"
+    )
+    found = _python(stack, code, *map(str, wanted), descriptors=wanted, cwd=cwd)
+    assert found == {str(place): os.fstat(fd).st_ino for place, fd in wanted.items()}
 
 
 @pytest.mark.parametrize("cwd", LAUNCHES)
@@ -444,6 +462,77 @@ def test_end_that_nobody_looked_at_is_noticed_by_kill(stack: ExitStack) -> None:
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert not process.kill(signal.SIGTERM)
     assert process.poll() == Exit(None, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_end_that_comes_between_the_look_and_the_signal_is_no_error(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch, seen: bool
+) -> None:
+    process = _sleeper(stack)
+    process.kill(signal.SIGKILL)
+    if seen:
+        _wait(process)
+    else:
+        os.waitpid(process.pid, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Process, "poll", lambda self: None)
+        assert not process.kill(signal.SIGTERM)
+    if not seen:
+        with pytest.warns(RuntimeWarning):
+            process.poll()
+
+
+def test_reap_waits_for_the_end_up_to_a_limit(stack: ExitStack) -> None:
+    process = _sleeper(stack)
+    process.reap(0.01)
+    assert not process.ended
+    process.kill(signal.SIGKILL)
+    process.reap(10)
+    assert process.ended
+    assert process.poll() == Exit(None, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["warned", "warning-is-an-error"])
+def test_dropped_process_is_told_and_reaped_when_the_next_one_starts(
+    stack: ExitStack, strict: bool
+) -> None:
+    argv = [sys.executable, *BARE_PYTHON, "import time; time.sleep(600)"]
+    process = spawn_process(sys.executable, argv, {}, {0: 0, 1: 1, 2: 2})
+    pid, pidfd = process.pid, process.pidfd
+    with warnings.catch_warnings(record=not strict) as caught:
+        warnings.simplefilter("error" if strict else "always")
+        if strict:
+            with pytest.raises(ResourceWarning, match=f"process {pid} still runs"):
+                process.__del__()
+        else:
+            process.__del__()
+    assert strict or [str(each.message) for each in caught or ()] == [
+        f"process {pid} still runs and nobody waits for it"
+    ]
+    assert not is_open(pidfd)
+    # It has been told of; the object itself goes now, in silence.
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert _run(stack, "/bin/echo", "next")[0] == "next\n"
+    assert not psutil.pid_exists(pid)
+    with pytest.warns(RuntimeWarning, match="taken by someone else"):
+        process.poll()
+
+
+def test_orphan_that_another_thread_reaps_at_the_same_time_is_no_error(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orphan = 2**22 + 1
+    spawn._orphans.append(orphan)
+    waitpid = os.waitpid
+
+    def other_thread_first(pid: int, options: int) -> tuple[int, int]:
+        if pid == orphan:
+            spawn._orphans.remove(pid)
+        return waitpid(pid, options)
+
+    monkeypatch.setattr(os, "waitpid", other_thread_first)
+    assert _run(stack, "/bin/echo", "next")[0] == "next\n"
 
 
 def test_many_threads_may_look_and_kill(stack: ExitStack) -> None:

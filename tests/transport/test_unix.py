@@ -141,6 +141,13 @@ def test_what_is_enqueued_is_written_in_order(pair: tuple[UnixTransport, Peer]) 
     assert peer.read_bytes() == b"one two ack three"
 
 
+def test_answers_of_the_channel_itself_count_for_no_send(pair: tuple[UnixTransport, Peer]) -> None:
+    transport, _ = pair
+    transport.enqueue([Chunk(b"message", id=5), Chunk(b"ack", id=0)])
+    assert transport.flush()
+    assert transport.written == 5
+
+
 def test_flush_of_nothing_is_done(pair: tuple[UnixTransport, Peer]) -> None:
     assert pair[0].flush()
 
