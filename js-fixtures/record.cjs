@@ -9,12 +9,12 @@
 //   raw: [BASE64...]      write these bytes to the channel's descriptor, one write each
 //   large: BYTES          send one string of that size
 //   die: true             end by SIGKILL, right after the above
-//   busy: MILLISECONDS    at the first message do nothing for so long, not even read
 //   go: EVENT             write a line to the child's stdin, and end it, at the first such event
 //                         ('start', 'message', 'disconnect'); without `go`, at the start
 //   disconnectAfter: N    disconnect when that many messages have arrived (0: at the start)
 //   exitAfter: N          call process.exit(), likewise
 //   killAfter: N          send SIGKILL to the other side, likewise
+//   busy: MILLISECONDS    at the first message do nothing for so long, not even read
 //   count: true           the messages are 0, 1, 2, … or {"n": 0}, {"n": 1}, …: print only how many
 //                         came and the first ten that were out of order
 //

@@ -76,7 +76,6 @@ def run(*command: str | Path, stderr: bool = False) -> Seen:
     )
     try:
         printed, complaints = process.communicate(timeout=LIMIT)
-        left = _left_in_group(process.pid)
     except subprocess.TimeoutExpired:
         _end_group(process)
         printed, complaints = process.communicate()
@@ -84,9 +83,12 @@ def run(*command: str | Path, stderr: bool = False) -> Seen:
             f"not over after {LIMIT} s: {arguments}\nstdout:\n{printed}\nstderr:\n{complaints}",
             pytrace=False,
         )
-    finally:
+    except BaseException:
         _end_group(process)
-    assert not left, f"still running: {left}\n{complaints}"
+        raise
+    if left := _left_in_group(process.pid):
+        _end_group(process)
+        pytest.fail(f"still running: {left}\nstderr:\n{complaints}", pytrace=False)
     if not stderr:
         assert complaints == ""
     lines = [json.loads(line) for line in printed.splitlines()]
@@ -97,6 +99,7 @@ def run(*command: str | Path, stderr: bool = False) -> Seen:
 
 
 def _end_group(process: subprocess.Popen[str]) -> None:
+    """Not for a group that is known to be empty: its number may be somebody else's by now."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -537,6 +537,11 @@ class _Convertible:
         return 0.5
 
 
+class _Shop:
+    def item(self) -> int:
+        return 1
+
+
 class _Structure(ctypes.Structure):
     _fields_: typing.ClassVar = [("a", ctypes.c_int)]
 
@@ -579,6 +584,7 @@ _VALUE_REFUSALS = [
     (lambda: {"m": _RELEASED}, "message.m", "memoryview: operation forbidden"),
     (lambda: [_Structure()], "message[0]", "JavaScript has no typed array of that kind"),
     (lambda: memoryview(b"a").cast("c"), "message", "memoryview with items of format 'c'"),
+    (lambda: [_Shop()], "message[0]", "_Shop cannot be sent as JSON"),
     (lambda: [_Convertible()], "message[0]", "_Convertible cannot be sent as JSON"),
     (lambda: [datetime.datetime.max.replace(tzinfo=datetime.timezone.min)],
      "message[0]", "datetime.datetime: date value out of range"),
