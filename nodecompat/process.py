@@ -14,6 +14,7 @@ import select
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
@@ -80,6 +81,7 @@ class _Process:
         self._failures: deque[tuple[Callable[[Exception | None], object], Exception]] = deque()
         self._disconnect_due = False
         self._error_due: NodeIPCError | None = None
+        self._incomplete: NodeIPCError | None = None
         self._raised: BaseException | None = None
 
     # All that follow take the lock, except where they say that they are called with it.
@@ -108,7 +110,7 @@ class _Process:
         self._disconnect_due = True
         if isinstance(connection.error, IncompleteMessage):
             # The end of a peer that died, which is no failure of this side.
-            log_incomplete(connection.error)
+            self._incomplete = connection.error
         else:
             self._error_due = connection.error
 
@@ -254,8 +256,15 @@ class _Process:
             return [callback], (None,)
         if connection.inbox and self._listeners["message"]:
             message = connection.inbox.popleft()
-            handle = None if message.handle is None else message.handle.to_socket()
+            try:
+                handle = None if message.handle is None else message.handle.to_socket()
+            except OSError as error:
+                return [_raiser(error)], (error,)
             return self._take_listeners("message"), (message.message, handle)
+        if self._incomplete is not None:
+            # Logged without the lock: a handler may use the channel.
+            incomplete, self._incomplete = self._incomplete, None
+            return [log_incomplete], (incomplete,)
         if self._error_due is not None:
             error_due, self._error_due = self._error_due, None
             listeners = self._take_listeners("error")
@@ -283,7 +292,11 @@ class _Process:
     def _report(self, error: BaseException) -> None:
         """An exception of a listener: shown at once, and raised by ``wait``."""
         arguments = (type(error), error, error.__traceback__, threading.current_thread())
-        threading.excepthook(threading.ExceptHookArgs(arguments))
+        try:
+            threading.excepthook(threading.ExceptHookArgs(arguments))
+        except Exception:
+            # A hook that fails must not end the listening; both errors are shown.
+            traceback.print_exc()
         if isinstance(error, SystemExit):
             # The hook is silent about this one, and a thread cannot end the program.
             print(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any, cast
@@ -108,32 +106,3 @@ def armed() -> Iterator[list[bool]]:
     signal.signal(signal.SIGUSR1, handler)
     yield state
     state.clear()
-
-
-def test_signals_that_come_as_it_is_handed_over_leave_it_free(armed: list[bool]) -> None:
-    lock = ChannelLock()
-    rounds = 3000
-
-    def use() -> None:
-        for _ in range(rounds):
-            with lock:
-                # The other thread waits for the lock by now, gets it soon, and is interrupted.
-                time.sleep(0.0002)
-                os.kill(os.getpid(), signal.SIGUSR1)
-
-    interrupted = 0
-    other = Background(use)
-    # Once the lock has leaked nobody comes in between, and this does not last long.
-    for _ in range(100 * rounds):
-        try:
-            lock.acquire()
-        except Interrupt:
-            interrupted += 1
-        else:
-            lock.release()
-        if not other.running:
-            break
-    armed.clear()
-    assert _is_free(lock)
-    other.result()
-    assert interrupted

@@ -551,6 +551,26 @@ def test_exception_in_a_callback_is_not_lost_either(
     assert recorder.until(1) == [None]
 
 
+def test_failure_that_is_no_listener_s_is_not_swallowed(
+    parent: Peer, shown: list[BaseException | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert process.connected
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(process._process, "_do_io", fail)
+        parent.write(1)
+        with pytest.raises(MemoryError):
+            process.wait()
+    assert [type(error) for error in shown] == [MemoryError]
+    # The next use goes on where that one left off.
+    recorder = Recorder()
+    process.on("message", recorder)
+    assert recorder.until(1) == [1]
+
+
 def test_excepthook_that_fails_does_not_stop_the_listening(
     parent: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -465,7 +465,8 @@ def _encode_with_handle(message: Any, info: HandleInfo) -> bytes:
     except MessageError as error:
         # The path that the caller knows begins at its own message.
         path = "message" + error.path.removeprefix("message.msg")
-        raise MessageError(path, error.reason) from None
+        reason = error.reason.replace("reference to message.msg", "reference to message")
+        raise MessageError(path, reason) from None
 
 
 def _handle_message(message: Any, info: HandleInfo) -> dict[str, Any]:

@@ -169,15 +169,18 @@ class Process:
             time.sleep(0.001)
 
     def __del__(self) -> None:
-        if self._exit is None and self.poll() is None:
+        forgotten = self._exit is None and self.poll() is None
+        if forgotten:
+            _orphans.append(self.pid)
+        self.close()
+        if forgotten:
+            # Last: where warnings are errors, nothing comes after it.
             warnings.warn(
                 f"process {self.pid} still runs and nobody waits for it",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,
             )
-            _orphans.append(self.pid)
-        self.close()
 
 
 _orphans: Final[list[int]] = []
@@ -189,7 +192,9 @@ def _reap_orphans() -> None:
         with contextlib.suppress(ChildProcessError):
             if os.waitpid(pid, os.WNOHANG)[0] == 0:
                 continue
-        _orphans.remove(pid)
+        # Another thread may have been quicker.
+        with contextlib.suppress(ValueError):
+            _orphans.remove(pid)
 
 
 def spawn_process(

@@ -280,6 +280,8 @@ def test_wait_reads_on_after_the_bound_once_all_was_taken(run: Run) -> None:
         async with _spawn(code, max_queued=5000) as child:
             numbers = [(await child.recv())[0]]
             while len(numbers) < 40:
+                # A wait for a child that has ended is over at once, and lets nothing else run.
+                await asyncio.sleep(0)
                 # All that is there, and not one more.
                 while child._inbox:
                     numbers.append((await child.recv())[0])

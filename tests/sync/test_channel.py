@@ -8,10 +8,9 @@ import random
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from types import FrameType
 from typing import Any
 
@@ -678,42 +677,6 @@ def test_signal_in_a_thread_that_follows_leaves_the_channel_usable(
     helper.result()
     peer.write(1, 2)
     assert {leader.result(), channel.recv(timeout=5)} == {1, 2}
-
-
-@pytest.mark.parametrize("role", ["leads", "follows"])
-def test_signal_while_the_waiting_thread_takes_its_lock_back_leaves_the_channel_usable(
-    pair: Pair, interrupt: Callable[[], None], role: str
-) -> None:
-    """A message is there, another thread is busy with the channel, and then comes Ctrl-C."""
-    channel, peer = pair
-    others = [Background(channel.recv).until_blocked()] if role == "follows" else []
-
-    def hold_the_lock_meanwhile() -> None:
-        until_blocked(threading.main_thread())
-        if role == "leads":
-            others.append(Background(channel.recv).until_blocked())
-        with channel._lock:
-            peer.write("now")
-            # As the leader does when it has read something.
-            channel._changed.notify_all()
-            # The main thread wants to look for it, and waits for the lock.
-            until_blocked(threading.main_thread())
-            interrupt()
-            # Not to be waited for: the signal may well be put off.
-            time.sleep(0.05)
-
-    helper = Background(hold_the_lock_meanwhile)
-    received: list[Any] = []
-    with suppress(Interrupt):
-        received.append(channel.recv())
-    helper.result()
-    peer.write("later", "last")
-    received += [other.result(5) for other in others]
-    # Any thread may lead from here on.
-    received += [Background(channel.recv).result(5) for _ in range(3 - len(received))]
-    assert sorted(received) == ["last", "later", "now"]
-    Background(lambda: channel.send("still there")).result(5)
-    assert peer.read_message() == "still there"
 
 
 def test_storm_of_signals_loses_nothing(pair: Pair, interrupt: Callable[[], None]) -> None:

@@ -362,6 +362,9 @@ def test_own_user_and_group_can_be_asked_for(stack: ExitStack) -> None:
 def test_root_becomes_another_user_without_root_s_groups(
     stack: ExitStack, ids: dict[str, int], expected: tuple[set[int], set[int], list[int]]
 ) -> None:
+    ours = os.getgroups()
+    stack.callback(os.setgroups, ours)
+    os.setgroups([*ours, 4242])
     assert _ids(stack, **ids) == expected
 
 
