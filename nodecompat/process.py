@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import select
+import socket
 import threading
 import time
 from collections import deque
@@ -25,6 +26,7 @@ from nodecompat.errors import (
     IncompleteMessage,
     NodeIPCError,
     NotForked,
+    ProtocolError,
 )
 from nodecompat.transport.wakeup import Wakeup
 
@@ -95,6 +97,7 @@ class _Process:
             self._connection.lock = self._lock
             self._connection.before_close = self._closing
             self._wakeup = Wakeup()
+            self._connection.on_socket_closed = self._wakeup.set
             self._start()
         return self._connection
 
@@ -134,14 +137,20 @@ class _Process:
     def send(
         self,
         message: Any,
-        handle: Any,
+        handle: socket.socket | None,
         keep_open: bool,
+        handle_type: str | None,
         callback: Callable[[Exception | None], object] | None,
     ) -> bool:
         with self._lock:
             connection = self._require()
             try:
-                send_id = connection.send(message, handle, keep_open=keep_open)
+                if handle is None:
+                    send_id = connection.send(message)
+                else:
+                    send_id = connection.send_handle(
+                        message, handle, keep_open=keep_open, wanted=handle_type
+                    )
             except ChannelClosed as error:
                 if callback is None:
                     raise
@@ -251,7 +260,10 @@ class _Process:
             return [callback], (None,)
         if connection.inbox and self._listeners["message"]:
             message = connection.inbox.popleft()
-            handle = None if message.handle is None else message.handle.to_socket()
+            try:
+                handle = connection.take_handle(message)
+            except ProtocolError as error:
+                return [_raiser(error)], (error,)
             return self._take_listeners("message"), (message.message, handle)
         if self._error_due is not None:
             error_due, self._error_due = self._error_due, None
@@ -293,6 +305,7 @@ class _Process:
         if not connection.closed:
             return False
         if self._wakeup is not None:
+            connection.on_socket_closed = lambda: None
             self._wakeup.close()
             self._wakeup = None
         return True
@@ -318,6 +331,7 @@ class _Process:
         for fd, events in ready:
             if fd == self._wakeup.fileno():
                 self._wakeup.clear()
+                connection.report_closed_sockets()
             elif fd == connection.fileno():
                 if events & select.POLLOUT:
                     connection.flush()
@@ -352,19 +366,21 @@ def __getattr__(name: str) -> Any:
 
 def send(
     message: Any,
-    handle: Any = None,
+    handle: socket.socket | None = None,
     *,
     keep_open: bool = False,
+    handle_type: str | None = None,
     callback: Callable[[Exception | None], object] | None = None,
 ) -> bool:
     """Queue a message for the parent; returns False once 128 KiB wait to be written.
 
-    It never blocks, and what it accepted is written before the interpreter exits. ``callback`` is
-    called on the background thread, with None once the kernel has the message, or with the error.
-    Raises NotForked without a channel, ChannelClosed after the end (a ``callback`` gets that one
-    instead), MessageError, MessageTooLarge. Follows ``process.send``.
+    It never blocks, and what it accepted is written before the interpreter exits. ``handle``,
+    ``keep_open`` and ``handle_type`` are those of ``sync.Channel.send``. ``callback`` is called on
+    the background thread, with None once the kernel has the message (the peer its handle), or with
+    the error. Raises NotForked without a channel, ChannelClosed after the end (a ``callback`` gets
+    that one instead), MessageError, MessageTooLarge, InvalidHandle. Follows ``process.send``.
     """
-    return _process.send(message, handle, keep_open, callback)
+    return _process.send(message, handle, keep_open, handle_type, callback)
 
 
 def disconnect() -> None:

@@ -42,6 +42,8 @@ from nodecompat.protocol.events import (
     Outgoing,
     SendFailed,
     Sent,
+    SocketCount,
+    SocketsClosed,
 )
 from nodecompat.protocol.framing import FrameTooLarge, LineFramer
 from nodecompat.protocol.js_types import undefined
@@ -116,6 +118,14 @@ def is_internal(message: Any) -> bool:
 
 
 _ACK: Final = b'{"cmd":"NODE_HANDLE_ACK"}\n'
+_SOCKET_LIST_COMMANDS: Final = frozenset(
+    {
+        "NODE_SOCKET_GET_COUNT",
+        "NODE_SOCKET_COUNT",
+        "NODE_SOCKET_NOTIFY_CLOSE",
+        "NODE_SOCKET_ALL_CLOSED",
+    }
+)
 _NACK: Final = b'{"cmd":"NODE_HANDLE_NACK"}\n'
 
 
@@ -150,6 +160,9 @@ class ChannelProtocol:
         self._queue: deque[_Queued] = deque()
         self._lines = 0
         self._unclaimed: deque[tuple[Any, int]] = deque()
+        # Socket lists: open sockets that came from the peer, and its questions that wait for none.
+        self._open_sockets: dict[str, int] = {}
+        self._close_questions: dict[str, int] = {}
 
     # ------------------------------------------------------------------------------------ state
 
@@ -265,6 +278,29 @@ class ChannelProtocol:
         self._in_flight = _InFlight(send)
         self._outgoing.append(Outgoing(send.data, send.handle, send.id))
 
+    def _send_internal(self, message: dict[str, Any]) -> None:
+        """Queue a message of the channel's own, which takes its turn like a user's."""
+        data = json_codec.encode(message)
+        if self._in_flight is not None:
+            self._queue.append(_Queued(data, None, 0, False))
+        else:
+            self._outgoing.append(Outgoing(data, None, 0))
+
+    def handle_failed(self, error: NodeIPCError) -> None:
+        """The handle in flight could not be written, and not a byte of its message was."""
+        in_flight = self._in_flight
+        if in_flight is not None:
+            self._settle_in_flight(in_flight.send, error)
+
+    def _settle_in_flight(self, send: _Queued, error: NodeIPCError | None) -> None:
+        if error is None:
+            self._events.append(Sent(send.id))
+        else:
+            self._events.append(SendFailed(send.id, error))
+        delivered = error is None and not send.keep_open
+        self._events.append(HandleReleased(send.handle, delivered=delivered))
+        self._drain_queue()
+
     def _drain_queue(self) -> None:
         """Send what waited, up to and with the next handle."""
         self._in_flight = None
@@ -347,6 +383,8 @@ class ChannelProtocol:
             self._receive_ack()
         elif cmd == "NODE_HANDLE_NACK":
             self._receive_nack()
+        elif cmd in _SOCKET_LIST_COMMANDS and isinstance(message.get("key"), str):
+            self._receive_socket_list(cmd, message["key"], message)
         else:
             self._events.append(InternalMessage(message))
 
@@ -363,6 +401,8 @@ class ChannelProtocol:
             _text(message.get("key")),
             _text(message.get("dgramType")),
         )
+        if info.key is not None:
+            self._open_sockets[info.key] = self._open_sockets.get(info.key, 0) + 1
         inner = message.get("msg", undefined)
         if is_internal(inner):
             self._events.append(InternalMessage(inner, handle, info))
@@ -373,10 +413,7 @@ class ChannelProtocol:
         in_flight = self._in_flight
         if in_flight is None:
             return
-        send = in_flight.send
-        self._events.append(Sent(send.id))
-        self._events.append(HandleReleased(send.handle, delivered=not send.keep_open))
-        self._drain_queue()
+        self._settle_in_flight(in_flight.send, None)
 
     def _receive_nack(self) -> None:
         in_flight = self._in_flight
@@ -387,17 +424,63 @@ class ChannelProtocol:
             in_flight.retransmissions += 1
             self._outgoing.append(Outgoing(send.data, send.handle, send.id))
             return
-        self._events.append(
-            SendFailed(
-                send.id,
-                HandleNotReceived(
-                    "the peer did not receive the handle in "
-                    f"{MAX_HANDLE_RETRANSMISSIONS + 1} transmissions"
-                ),
-            )
+        error = HandleNotReceived(
+            f"the peer did not receive the handle in {MAX_HANDLE_RETRANSMISSIONS + 1} transmissions"
         )
-        self._events.append(HandleReleased(send.handle, delivered=False))
-        self._drain_queue()
+        self._settle_in_flight(send, error)
+
+    # ----------------------------------------------------------------------------- socket lists
+
+    def ask_socket_count(self, key: str) -> None:
+        """Ask how many sockets of a list are open at the peer; SocketCount is the answer.
+
+        Follows ``SocketListSend`` in Node's ``internal/socket_list``. Raises ChannelClosed.
+        """
+        self._ask("NODE_SOCKET_GET_COUNT", key)
+
+    def ask_sockets_closed(self, key: str) -> None:
+        """Ask to be told when no socket of a list is open at the peer; SocketsClosed is the answer.
+
+        Raises ChannelClosed.
+        """
+        self._ask("NODE_SOCKET_NOTIFY_CLOSE", key)
+
+    def _ask(self, cmd: str, key: str) -> None:
+        if self._state is not State.OPEN:
+            raise ChannelClosed("cannot ask: the channel is closed")
+        self._send_internal({"cmd": cmd, "key": key})
+
+    def socket_closed(self, key: str) -> None:
+        """A socket that came from the peer with this key is closed here."""
+        count = self._open_sockets.get(key, 0)
+        if count > 1:
+            self._open_sockets[key] = count - 1
+            return
+        self._open_sockets.pop(key, None)
+        for _ in range(self._close_questions.pop(key, 0)):
+            self._answer({"cmd": "NODE_SOCKET_ALL_CLOSED", "key": key})
+
+    def _receive_socket_list(self, cmd: str, key: str, message: dict[str, Any]) -> None:
+        count = self._open_sockets.get(key, 0)
+        if cmd == "NODE_SOCKET_GET_COUNT":
+            self._answer({"cmd": "NODE_SOCKET_COUNT", "key": key, "count": count})
+        elif cmd == "NODE_SOCKET_NOTIFY_CLOSE":
+            if count:
+                self._close_questions[key] = self._close_questions.get(key, 0) + 1
+            else:
+                self._answer({"cmd": "NODE_SOCKET_ALL_CLOSED", "key": key})
+        elif cmd == "NODE_SOCKET_ALL_CLOSED":
+            self._events.append(SocketsClosed(key))
+        else:
+            number = message.get("count")
+            self._events.append(SocketCount(key, number if isinstance(number, int) else 0))
+
+    def _answer(self, message: dict[str, Any]) -> None:
+        # As Node: after a disconnect of ours there is nobody to answer.
+        if self._state is State.OPEN:
+            self._send_internal(message)
+
+    # ------------------------------------------------------------------------------- descriptors
 
     def _release_unclaimed(self) -> None:
         unclaimed = self._unclaimed
@@ -436,7 +519,8 @@ class ChannelProtocol:
             if send.handle is not None:
                 failure = HandleNotReceived("the channel closed before the peer took the handle")
                 self._release([send.handle])
-            self._events.append(SendFailed(send.id, failure))
+            if send.id:
+                self._events.append(SendFailed(send.id, failure))
         self._finish(error)
 
     def _finish(self, error: NodeIPCError | None) -> None:

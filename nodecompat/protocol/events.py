@@ -16,6 +16,8 @@ __all__ = [
     "Outgoing",
     "SendFailed",
     "Sent",
+    "SocketCount",
+    "SocketsClosed",
 ]
 
 
@@ -69,6 +71,19 @@ class HandleReleased(NamedTuple):
     delivered: bool
 
 
+class SocketCount(NamedTuple):
+    """The peer's answer to ``ask_socket_count``: how many sockets of this list are open there."""
+
+    key: str
+    number: int
+
+
+class SocketsClosed(NamedTuple):
+    """The peer's answer to ``ask_sockets_closed``: no socket of this list is open there now."""
+
+    key: str
+
+
 class Disconnected(NamedTuple):
     """The last event of a channel. ``error`` is None when it ended as it should.
 
@@ -78,7 +93,16 @@ class Disconnected(NamedTuple):
     error: NodeIPCError | None
 
 
-Event = Message | InternalMessage | Sent | SendFailed | HandleReleased | Disconnected
+Event = (
+    Message
+    | InternalMessage
+    | Sent
+    | SendFailed
+    | HandleReleased
+    | SocketCount
+    | SocketsClosed
+    | Disconnected
+)
 
 
 class Outgoing(NamedTuple):

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final, Protocol
 
+from nodecompat.errors import HandleNotReceived
 from nodecompat.transport.handles import Handle
 
 __all__ = ["UnixTransport", "channel_pair"]
@@ -105,7 +106,8 @@ class UnixTransport:
     def flush(self) -> bool:
         """Write as much as the kernel takes; True when nothing is left.
 
-        Raises BrokenPipeError or ConnectionResetError when the peer is gone.
+        Raises BrokenPipeError or ConnectionResetError when the peer is gone, HandleNotReceived when
+        the kernel refuses the next handle, which is then forgotten with its message.
         """
         pending = self._pending
         while pending:
@@ -127,6 +129,15 @@ class UnixTransport:
                     count = self._sock.sendmsg(self._run_without_handles(), [], _SEND_FLAGS)
             except BlockingIOError:
                 return False
+            except ConnectionError:
+                raise
+            except OSError as error:
+                if first.handle is None:
+                    raise
+                # The descriptor cannot go (ETOOMANYREFS, say), and not a byte of its message has.
+                pending.popleft()
+                self.unsent -= len(first.data)
+                raise HandleNotReceived(f"the handle could not be sent: {error}") from error
             self._advance(count)
         return True
 
