@@ -7,7 +7,6 @@ how they wait until the descriptor is readable or writable, and whom they wake t
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import select
 import socket
@@ -49,9 +48,8 @@ __all__ = [
     "Connection",
     "Question",
     "connect_to_parent",
+    "log_incomplete",
 ]
-
-logger = logging.getLogger("nodecompat")
 
 DEFAULT_MAX_QUEUED: Final = 2**28
 """Bytes that may wait for ``recv`` before reading stops and the peer has to wait."""
@@ -87,6 +85,14 @@ class Question:
             self.count = event.number
         self.done = True
         return True
+
+
+def log_incomplete(error: NodeIPCError) -> None:
+    """Say in the log that the peer died in the middle of a message."""
+    # Imported here: it takes longer than the rest of the module, and is rarely needed.
+    import logging
+
+    logging.getLogger("nodecompat").warning("%s", error)
 
 
 class Connection:
@@ -262,6 +268,9 @@ class Connection:
                 # The peer is gone. What it sent before is still to be read, up to the end.
                 self._write_failed = True
                 self._transport.discard()
+            except OSError as error:
+                self._fail(error)
+                return
         if self._ending and not self._transport.unsent and not self.closed:
             self._close()
 
@@ -347,7 +356,12 @@ class Connection:
             return False
         if self._closed_sockets:
             self.report_closed_sockets()
-        received = self._transport.read()
+        try:
+            received = self._transport.read()
+        except OSError as error:
+            # Not the peer's doing: somebody closed our descriptor, say.
+            self._fail(error)
+            return True
         if received is None:
             return False
         data, handles = received
@@ -418,6 +432,17 @@ class Connection:
                 self._questions.remove(question)
                 return
 
+    def _fail(self, error: OSError) -> None:
+        """The descriptor does not work any more: the channel ends here."""
+        failure = ChannelClosed(f"the channel failed: {error}")
+        failure.__cause__ = error
+        self._transport.discard()
+        self._protocol.abort(failure)
+        self._dispatch()
+        self._end_error = failure
+        if not self.closed:
+            self._close()
+
     def end(self) -> NodeIPCError:
         """The error for whoever asks for a message when no more will come.
 
@@ -439,7 +464,7 @@ class Connection:
         """
         if isinstance(self.error, IncompleteMessage):
             if not self._error_was_raised:
-                logger.warning("%s", self.error)
+                log_incomplete(self.error)
         elif self.error is not None:
             raise self.end()
 

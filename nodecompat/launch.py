@@ -170,8 +170,11 @@ class Launched:
         fd, self.streams[index] = self.streams[index], None
         return fd
 
-    def close_streams(self) -> None:
-        """Close our ends of the pipes that were not taken."""
+    def abandon(self) -> None:
+        """End the child at once and close everything: nobody will ever hold it."""
+        self.process.kill(signal.SIGKILL)
+        self.process.reap()
+        self.connection.abort()
         for index in range(len(self.streams)):
             fd = self.take_stream(index)
             if fd is not None:

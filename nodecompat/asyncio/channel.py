@@ -181,6 +181,9 @@ class Channel:
         if timeout is None:
             await self._message_or_end()
         else:
+            if timeout <= 0:
+                # One look is always taken: a timeout of 0 asks for what is there.
+                self._on_readable()
             async with asyncio.timeout(timeout):
                 await self._message_or_end()
         # No await between the look and the taking: a cancelled task has taken nothing.

@@ -102,13 +102,16 @@ class Child(ChildProcess, Channel):
             if self._pidfd < 0:
                 self._loop.call_later(_POLL_INTERVAL, self._look_for_exit)
             return
-        if self._pidfd >= 0:
-            self._loop.remove_reader(self._pidfd)
+        self._unwatch_exit()
         self._process.close()
         if self._timer is not None:
             self._timer.cancel()
         if not self._exited.done():
             self._exited.set_result(None)
+
+    def _unwatch_exit(self) -> None:
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
 
     def _end_after(self, timeout: float) -> None:
         self._timer = self._loop.call_later(timeout, self.kill, self._kill_signal)
@@ -260,15 +263,15 @@ def spawn(
             max_message_size=max_message_size,
             max_queued=max_queued,
         )
-        child = Child(launched, kill_signal=number, close_timeout=close_timeout)
+        child: Child | None = None
         try:
+            child = Child(launched, kill_signal=number, close_timeout=close_timeout)
             await child._open_streams(launched)
         except BaseException:
-            # Nobody will ever hold this child.
-            launched.close_streams()
-            child.kill(signal.SIGKILL)
-            launched.connection.abort()
-            child._close_streams()
+            if child is not None:
+                child._unwatch_exit()
+                child._close_streams()
+            launched.abandon()
             raise
         if timeout is not None:
             child._end_after(timeout)

@@ -278,10 +278,15 @@ class Channel:
 
         Called with the lock held, which is let go while nothing can be done.
         """
+        looked = False
         while not ready():
             remaining = None if deadline is None else deadline - time.monotonic()
             if remaining is not None and remaining <= 0:
-                raise TimeoutError("timed out")
+                # One look is always taken: a timeout of 0 asks for what is there.
+                if looked or self._polling:
+                    raise TimeoutError("timed out")
+                remaining = 0
+            looked = True
             if self._polling:
                 if self._connection.unsent and not self._polled_for & select.POLLOUT:
                     self._wake()

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import IO, Final
 
-from nodecompat.connection import DEFAULT_MAX_QUEUED, Connection
+from nodecompat.connection import DEFAULT_MAX_QUEUED
 from nodecompat.launch import (
     ChildProcess,
     Launched,
@@ -49,13 +49,12 @@ class Child(ChildProcess, Channel):
     def __init__(
         self,
         launched: Launched,
-        connection: Connection,
         *,
         kill_signal: int,
         timeout: float | None,
         close_timeout: float,
     ) -> None:
-        Channel.__init__(self, connection)
+        Channel.__init__(self, launched.connection)
         ChildProcess.__init__(self, launched, kill_signal)
         self._close_timeout = close_timeout
         self.stdio: list[IO[bytes] | socket.socket | None] = []
@@ -243,10 +242,8 @@ def spawn(
         max_message_size=max_message_size,
         max_queued=max_queued,
     )
-    return Child(
-        launched,
-        launched.connection,
-        kill_signal=number,
-        timeout=timeout,
-        close_timeout=close_timeout,
-    )
+    try:
+        return Child(launched, kill_signal=number, timeout=timeout, close_timeout=close_timeout)
+    except BaseException:
+        launched.abandon()
+        raise

@@ -52,8 +52,8 @@ class Handle:
 
         It blocks, as a new Python socket does. Where the peer shares it and has made it
         non-blocking, which Node does, that flag stays as it is for the peer's sake, and the
-        blocking is a timeout of 24 days. ``on_close`` is called once, when the socket is closed. Raises
-        ProtocolError for a descriptor that is no socket.
+        blocking is a timeout of 24 days. ``on_close`` is called once, when the socket is closed.
+        Raises ProtocolError for a descriptor that is no socket.
         """
         fd = self.detach()
         try:

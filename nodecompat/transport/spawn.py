@@ -147,8 +147,34 @@ class Process:
         if fd >= 0:
             os.close(fd)
 
-    def __del__(self) -> None:
+    def reap(self) -> None:
+        """Wait for the end, which has to be certain."""
+        while self.poll() is None:
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         self.close()
+
+    def __del__(self) -> None:
+        if self._exit is None and self.poll() is None:
+            warnings.warn(
+                f"process {self.pid} still runs and nobody waits for it",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+            _orphans.append(self.pid)
+        self.close()
+
+
+_orphans: Final[list[int]] = []
+"""Processes that nobody waits for; they are reaped when the next one is started."""
+
+
+def _reap_orphans() -> None:
+    for pid in list(_orphans):
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                continue
+        _orphans.remove(pid)
 
 
 def spawn_process(
@@ -167,6 +193,7 @@ def spawn_process(
     A name without a slash is looked for in the PATH of ``env``, as libuv does. ``detached`` makes
     the process the leader of a session of its own. Raises SpawnError; nothing is left behind then.
     """
+    _reap_orphans()
     paths = _candidates(file, env)
     floor = max(descriptors, default=2) + 1
     copies: list[int] = []
@@ -275,8 +302,6 @@ def _check_launch(
     if not text:
         return
     stage, number = json.loads(text)
-    while process.poll() is None:
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    process.close()
+    process.reap()
     detail = {"cwd": f"cwd={cwd!r}", "uid": f"uid={uid}", "gid": f"gid={gid}", "program": ""}
     raise SpawnError.from_errno(number, cwd if stage == "cwd" and cwd else file, detail[stage])
