@@ -1,0 +1,5 @@
+from nodecompat.sync import connect_parent
+
+with connect_parent() as parent:
+    for message in parent:
+        parent.send({"sum": sum(message["numbers"])})

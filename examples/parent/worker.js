@@ -1,0 +1,3 @@
+process.on('message', ({ text }) => {
+  process.send({ slug: text.toLowerCase().replace(/\W+/g, '-') });
+});

@@ -1,0 +1,2 @@
+for (let step = 1; step <= 3; step++) process.send({ step });
+process.disconnect();
