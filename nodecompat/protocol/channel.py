@@ -31,7 +31,6 @@ from nodecompat.errors import (
     NodeIPCError,
     ProtocolError,
 )
-from nodecompat.protocol import json_codec
 from nodecompat.protocol.events import (
     Disconnected,
     Event,
@@ -45,8 +44,10 @@ from nodecompat.protocol.events import (
     SocketCount,
     SocketsClosed,
 )
-from nodecompat.protocol.framing import FrameTooLarge, LineFramer
+from nodecompat.protocol.framing import FrameTooLarge
 from nodecompat.protocol.js_types import undefined
+from nodecompat.protocol.serialization import Frame, frame_size
+from nodecompat.protocol.serialization import serialization as serialization_named
 
 __all__ = ["DEFAULT_MAX_MESSAGE_SIZE", "ChannelProtocol", "State"]
 
@@ -87,7 +88,7 @@ _TRANSITIONS: Final[dict[tuple[State, _Trigger], State]] = {
 class _Queued(NamedTuple):
     """A send that waits for the acknowledgement of an earlier handle."""
 
-    data: bytes
+    data: Frame
     handle: Any
     id: int
     keep_open: bool
@@ -117,7 +118,6 @@ def is_internal(message: Any) -> bool:
     return isinstance(cmd, str) and len(cmd) > 5 and cmd.startswith("NODE_")
 
 
-_ACK: Final = b'{"cmd":"NODE_HANDLE_ACK"}\n'
 _SOCKET_LIST_COMMANDS: Final = frozenset(
     {
         "NODE_SOCKET_GET_COUNT",
@@ -126,14 +126,14 @@ _SOCKET_LIST_COMMANDS: Final = frozenset(
         "NODE_SOCKET_ALL_CLOSED",
     }
 )
-_NACK: Final = b'{"cmd":"NODE_HANDLE_NACK"}\n'
 
 
 class ChannelProtocol:
-    """The protocol of one end of a channel, in JSON mode.
+    """The protocol of one end of a channel.
 
-    ``max_message_size`` bounds a message in bytes on the wire, both ways. Not safe for use from
-    several threads at once: whoever waits for the channel also guards it.
+    ``serialization`` is ``json`` or ``advanced``; ValueError for any other. ``max_message_size``
+    bounds a message in bytes on the wire, both ways. Not safe for use from several threads at once:
+    whoever waits for the channel also guards it.
     """
 
     serialization: str
@@ -144,15 +144,15 @@ class ChannelProtocol:
         *,
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
     ) -> None:
-        if serialization != "json":
-            known = "'advanced' is not supported yet" if serialization == "advanced" else "unknown"
-            raise ValueError(f"serialization={serialization!r}: {known}; use 'json'")
+        mode = serialization_named(serialization)
         if max_message_size < 1:
             raise ValueError(f"max_message_size={max_message_size!r}: must be at least 1 byte")
         self.serialization = serialization
         self.max_message_size = max_message_size
         self._state = State.OPEN
-        self._framer = LineFramer(max_message_size)
+        self._framer = mode.framer(max_message_size)
+        self._encode = mode.encode
+        self._decode_many = mode.decode_many
         self._events: list[Event] = []
         self._outgoing: list[Outgoing] = []
         self._last_id = 0
@@ -208,14 +208,14 @@ class ChannelProtocol:
         if self._state is not State.OPEN:
             raise ChannelClosed("cannot send: the channel is closed")
         if handle is None:
-            data = json_codec.encode(message)
+            data = self._encode(message)
         else:
             if info is None:
                 raise ValueError("a handle needs a HandleInfo")
-            data = json_codec.encode(_handle_message(message, info))
-        if len(data) > self.max_message_size:
+            data = self._encode(_handle_message(message, info))
+        if (size := frame_size(data)) > self.max_message_size:
             raise MessageTooLarge(
-                f"the message takes {len(data)} bytes; "
+                f"the message takes {size} bytes; "
                 f"this channel's max_message_size is {self.max_message_size}"
             )
         self._last_id = send_id = self._last_id + 1
@@ -234,13 +234,13 @@ class ChannelProtocol:
         """
         if self._state is not State.OPEN:
             raise ChannelClosed("cannot send: the channel is closed")
-        encode = json_codec.encode
+        encode = self._encode
         limit = self.max_message_size
         encoded = [encode(message) for message in messages]
         for data in encoded:
-            if len(data) > limit:
+            if (size := frame_size(data)) > limit:
                 raise MessageTooLarge(
-                    f"a message takes {len(data)} bytes; this channel's max_message_size is {limit}"
+                    f"a message takes {size} bytes; this channel's max_message_size is {limit}"
                 )
         if not encoded:
             return 0
@@ -248,9 +248,9 @@ class ChannelProtocol:
         send_id = self._last_id
         if self._in_flight is not None:
             # One entry serves: nothing tells the messages of one call apart until they are written.
-            self._queue.append(_Queued(b"".join(encoded), None, send_id, False))
+            self._queue.append(_Queued(_joined(encoded), None, send_id, False))
         else:
-            self._outgoing.append(Outgoing(b"".join(encoded), None, send_id))
+            self._outgoing.append(Outgoing(_joined(encoded), None, send_id))
         return send_id
 
     def disconnect(self) -> None:
@@ -280,7 +280,7 @@ class ChannelProtocol:
 
     def _send_internal(self, message: dict[str, Any]) -> None:
         """Queue a message of the channel's own, which takes its turn like a user's."""
-        data = json_codec.encode(message)
+        data = self._encode(message)
         if self._in_flight is not None:
             self._queue.append(_Queued(data, None, 0, False))
         else:
@@ -360,7 +360,7 @@ class ChannelProtocol:
         values: list[Any] = []
         violation: ProtocolError | None = None
         try:
-            json_codec.decode_many(frames, values.append)
+            self._decode_many(frames, values.append)
         except ProtocolError as error:
             violation = error
         append = self._events.append
@@ -391,11 +391,11 @@ class ChannelProtocol:
     def _receive_handle(self, message: dict[str, Any]) -> None:
         if not self._unclaimed:
             # The descriptor got lost on the way (MSG_CTRUNC): the sender repeats the message.
-            self._outgoing.append(Outgoing(_NACK, None, 0))
+            self._outgoing.append(Outgoing(self._encode({"cmd": "NODE_HANDLE_NACK"}), None, 0))
             return
         handle, _ = self._unclaimed.popleft()
         # Node acknowledges before anyone sees the message. Neither answer ever queues.
-        self._outgoing.append(Outgoing(_ACK, None, 0))
+        self._outgoing.append(Outgoing(self._encode({"cmd": "NODE_HANDLE_ACK"}), None, 0))
         info = HandleInfo(
             _text(message.get("type")) or "",
             _text(message.get("key")),
@@ -536,6 +536,19 @@ def _handle_message(message: Any, info: HandleInfo) -> dict[str, Any]:
     if info.key is not None:
         wrapped["key"] = info.key
     return wrapped
+
+
+def _joined(frames: list[Frame]) -> Frame:
+    """Several messages as one piece of output."""
+    parts: list[bytes | memoryview] = []
+    for frame in frames:
+        if isinstance(frame, bytes):
+            parts.append(frame)
+        else:
+            parts.extend(frame)
+    if len(parts) == len(frames):
+        return b"".join(parts)
+    return tuple(parts)
 
 
 def _text(value: Any) -> str | None:

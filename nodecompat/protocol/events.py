@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from nodecompat.errors import NodeIPCError
+from nodecompat.protocol.serialization import Frame
 
 __all__ = [
     "Disconnected",
@@ -108,6 +109,6 @@ Event = (
 class Outgoing(NamedTuple):
     """Bytes to write. A handle travels with the first of them; the id is the send's, or 0."""
 
-    data: bytes
+    data: Frame
     handle: Any
     id: int
