@@ -13,7 +13,6 @@ import socket
 import threading
 import time
 import warnings
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -135,7 +134,6 @@ class Connection:
         self._closed_sockets: deque[str] = deque()
         self.lock = threading.Lock()
         """For whoever uses the connection from several threads; the exit takes it too."""
-        _connections.add(self)
 
     # ------------------------------------------------------------------------------------ state
 
@@ -271,6 +269,10 @@ class Connection:
             except OSError as error:
                 self._fail(error)
                 return
+        if self._transport.unsent or self._protocol.awaiting_ack:
+            _unfinished.add(self)
+        else:
+            _unfinished.discard(self)
         if self._ending and not self._transport.unsent and not self.closed:
             self._close()
 
@@ -517,17 +519,18 @@ class Connection:
         for question in self._questions:
             question.done = True
         self._questions.clear()
-        _connections.discard(self)
+        _unfinished.discard(self)
 
 
 # --------------------------------------------------------------------------------------- exiting
 
-_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+_unfinished: set[Connection] = set()
+"""The connections with output or handles on their way: kept alive for the exit, whoever else has forgotten them."""
 
 
 def _flush_at_exit() -> None:
     """Write what was accepted before the interpreter ends, as long as the peer takes it."""
-    for connection in list(_connections):
+    for connection in list(_unfinished):
         connection.flush_before_exit()
 
 

@@ -1,7 +1,8 @@
-import { fork } from 'node:child_process';
+import { fork } from 'child_process';
+import { fileURLToPath } from 'url';
 
-const python = process.env.PYTHON ?? 'python3';
-const child = fork(new URL('worker.py', import.meta.url), { execPath: python });
+const python = process.env.PYTHON || 'python3';
+const child = fork(fileURLToPath(new URL('worker.py', import.meta.url)), [], { execPath: python });
 child.on('message', (message) => {
   if (message === 'ready') {
     child.send({ hello: 'world' });

@@ -273,7 +273,7 @@ def spawn(
                 child._close_streams()
             launched.abandon()
             raise
-        if timeout is not None:
+        if timeout:
             child._end_after(timeout)
         return child
 

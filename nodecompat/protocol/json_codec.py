@@ -221,13 +221,13 @@ class _DeepParser:
             value: Any
             if first in ("[", "{") and first:
                 self._at += 1
+                if len(stack) >= MAX_DEPTH:
+                    raise ValueError(f"nested more than {MAX_DEPTH} deep")
                 opened: list[Any] | dict[str, Any] = [] if first == "[" else {}
                 if self._skip() == ("]" if first == "[" else "}"):
                     self._at += 1
                     value = opened
                 else:
-                    if len(stack) >= MAX_DEPTH:
-                        raise ValueError(f"nested more than {MAX_DEPTH} deep")
                     stack.append(opened)
                     if first == "{":
                         keys.append(self._key())
@@ -312,14 +312,25 @@ def _plain(value: Any) -> Any:
         return int(value)
     if isinstance(value, Real) and hasattr(type(value), "__float__") and _is_float_like(value):
         return float(value)
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        # A scalar of numpy's, which knows its Python value.
+        return value.item()
     try:
         view = memoryview(cast(Any, value))
     except TypeError:
         raise TypeError(f"{_type_name(value)} cannot be sent as JSON") from None
-    # JSON.stringify writes a typed array as an object with its indices as keys.
     with view:
-        items = memoryview(view.tobytes()).cast("B").cast(view.format)  # type: ignore[call-overload]
+        if view.format not in _TYPED_ARRAY_FORMATS:
+            raise TypeError(
+                f"{_type_name(value)} with items of format {view.format!r}: "
+                "JavaScript has no typed array of that kind"
+            )
+        # JSON.stringify writes a typed array as an object with its indices as keys.
+        items: memoryview[Any] = memoryview(view.tobytes()).cast(cast(Any, view.format))
         return {str(index): item for index, item in enumerate(items)}
+
+
+_TYPED_ARRAY_FORMATS: Final = frozenset("bBhHiIlLqQfd")
 
 
 def _is_float_like(value: Any) -> bool:

@@ -64,7 +64,7 @@ class Child(ChildProcess, Channel):
         for index in range(len(launched.streams)):
             self.stdio.append(self._open_stream(index, launched.take_stream(index)))
         self._timer: threading.Timer | None = None
-        if timeout is not None:
+        if timeout:
             # A deadline has to hold whatever the program does meanwhile: this thread is asked for.
             self._timer = threading.Timer(timeout, self._time_out)
             self._timer.daemon = True
