@@ -170,7 +170,7 @@ class Connection:
         if not self.inbox:
             self._queued = 0
             return True
-        return self._protocol.awaiting_ack
+        return self._protocol.awaiting_ack or bool(self._questions)
 
     def fileno(self) -> int:
         """The channel's descriptor, -1 once it is closed."""
@@ -372,6 +372,7 @@ class Connection:
                 self._queued = 0
             if not self._ending:
                 self._queued += len(data)
+            self._protocol.written = self._transport.written
             self._protocol.receive_data(data, handles)
         else:
             # Nobody is left to read what was not written yet.
@@ -481,6 +482,8 @@ class Connection:
                 # None of those that reach this place are of use to anyone yet.
                 if event.handle is not None:
                     event.handle.close()
+                    if event.info is not None and event.info.key is not None:
+                        self._protocol.socket_closed(event.info.key)
             elif isinstance(event, Sent):
                 if self._transport.written < event.id:
                     violation = ProtocolError(

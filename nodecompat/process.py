@@ -154,6 +154,8 @@ class _Process:
                 self._failures.append((callback, error))
                 self._start()
                 return False
+            if callback is None and handle is not None:
+                callback = _raise_lost
             if callback is not None:
                 self._callbacks.append((send_id, callback))
                 self._start()
@@ -337,6 +339,10 @@ class _Process:
 
 
 _process: Final = _Process()
+
+
+def _raise_lost(error: Exception | None) -> None:
+    if error is not None: raise error
 
 
 def _raiser(error: Exception) -> Listener:

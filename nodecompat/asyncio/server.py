@@ -28,6 +28,7 @@ class Server:
         self._key = connection_key(sock)
         self._loop = asyncio.get_running_loop()
         self._own = 0
+        self._tasks: set[Any] = set()
         self._empty = asyncio.Event()
         self._empty.set()
         self._channels: list[Channel] = []
@@ -39,21 +40,36 @@ class Server:
 
     async def accept(self) -> tuple[socket.socket, Any]:
         """The next connection, non-blocking, and its address; it counts until it is closed."""
-        sock, address = await self._loop.sock_accept(self._sock)
+        task = asyncio.ensure_future(self._loop.sock_accept(self._sock))
+        self._tasks.add(task)
+        try:
+            sock, address = await task
+        except asyncio.CancelledError:
+            if self._sock.fileno() < 0 and task.cancelled():
+                raise OSError("closed") from None
+            task.cancel()
+            raise
+        finally:
+            self._tasks.discard(task)
         self._own += 1
         self._empty.clear()
         return track(sock, self._closed_one), address
 
     def _closed_one(self) -> None:
         self._own -= 1
+        import contextlib
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._look)
+
+    def _look(self) -> None:
         if not self._own:
             self._empty.set()
 
     async def hand_over(self, child: Channel, message: Any, sock: socket.socket) -> None:
         """Send a connection of this server to a child; else as ``child.send(message, sock)``."""
-        await child.send_counted(message, sock, self._key)
         if child not in self._channels:
             self._channels.append(child)
+        await child.send_counted(message, sock, self._key)
 
     async def connections(self) -> int:
         """How many connections are open, here and in all children that got some.
@@ -70,6 +86,7 @@ class Server:
 
         Follows ``server.close``.
         """
+        for task in self._tasks: task.cancel()
         self._sock.close()
         await asyncio.gather(
             *(channel.wait_sockets_closed(self._key) for channel in self._channels)

@@ -156,6 +156,7 @@ class ChannelProtocol:
         self._events: list[Event] = []
         self._outgoing: list[Outgoing] = []
         self._last_id = 0
+        self.written: int | None = None
         self._in_flight: _InFlight | None = None
         self._queue: deque[_Queued] = deque()
         self._lines = 0
@@ -413,6 +414,9 @@ class ChannelProtocol:
         in_flight = self._in_flight
         if in_flight is None:
             return
+        if self.written is not None and self.written < in_flight.send.id:
+            self._fail(ProtocolError("the peer acknowledged a handle that was not sent yet"))
+            return
         self._settle_in_flight(in_flight.send, None)
 
     def _receive_nack(self) -> None:
@@ -420,6 +424,9 @@ class ChannelProtocol:
         if in_flight is None:
             return
         send = in_flight.send
+        if self.written is not None and self.written < in_flight.send.id:
+            self._fail(ProtocolError("the peer refused a handle that was not sent yet"))
+            return
         if in_flight.retransmissions < MAX_HANDLE_RETRANSMISSIONS:
             in_flight.retransmissions += 1
             self._outgoing.append(Outgoing(send.data, send.handle, send.id))

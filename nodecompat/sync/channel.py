@@ -233,6 +233,8 @@ class Channel:
                     self._wake()
             finally:
                 self._lock.release()
+        else:
+            self._wake()
 
     def _closed(self) -> None:
         """The channel is closed: let go of what was only needed to wait for it."""
@@ -322,6 +324,7 @@ class Channel:
 
     def _prepare_poll(self) -> None:
         connection = self._connection
+        connection.report_closed_sockets()
         wanted = self._extra_fds()
         events = 0
         if not connection.closed:

@@ -49,10 +49,10 @@ class Server:
 
     def hand_over(self, child: Channel, message: Any, sock: socket.socket) -> None:
         """Send a connection of this server to a child; else as ``child.send(message, sock)``."""
-        child.send_counted(message, sock, self._key)
         with self._changed:
             if child not in self._channels:
                 self._channels.append(child)
+        child.send_counted(message, sock, self._key)
 
     def connections(self, timeout: float | None = None) -> int:
         """How many connections are open, here and in all children that got some.
@@ -62,8 +62,8 @@ class Server:
         """
         with self._changed:
             channels = list(self._channels)
-            own = self._own
-        return own + sum(channel.socket_count(self._key, timeout) for channel in channels)
+        there = sum(channel.socket_count(self._key, timeout) for channel in channels)
+        return self._own + there
 
     def close(self, timeout: float | None = None) -> None:
         """Stop accepting, and wait until every connection is closed, here and in all children.

@@ -125,6 +125,9 @@ class TrackedSocket(socket.socket):
         return fd
 
     def __del__(self) -> None:
+        if self.fileno() >= 0:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            super().close()
         self._report()
 
 
