@@ -233,6 +233,9 @@ class OutgoingHandle:
     __slots__ = ("_fd", "_sock")
 
     def __init__(self, sock: socket.socket, *, moves: bool) -> None:
+        # Before the dup, which can fail: __del__ looks at both.
+        self._fd = -1
+        self._sock: socket.socket | None = None
         # The caller may do with its socket what it likes meanwhile.
         self._fd = os.dup(sock.fileno())
         self._sock = sock if moves else None
