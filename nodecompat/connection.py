@@ -10,7 +10,6 @@ import atexit
 import os
 import select
 import socket
-import threading
 import time
 import warnings
 from collections import deque
@@ -26,6 +25,7 @@ from nodecompat.errors import (
     NodeIPCError,
     ProtocolError,
 )
+from nodecompat.locks import ChannelLock
 from nodecompat.protocol.channel import DEFAULT_MAX_MESSAGE_SIZE, ChannelProtocol
 from nodecompat.protocol.events import (
     Disconnected,
@@ -119,6 +119,7 @@ class Connection:
         self._ending = False
         self._end_error: NodeIPCError | None = None
         self._error_was_raised = False
+        self._incomplete_was_logged = False
         self._settled: dict[int, NodeIPCError | None] = {}
         self._waiting_for_ack: set[int] = set()
         self._pid = os.getpid()
@@ -132,7 +133,7 @@ class Connection:
         it leads to is done by ``report_closed_sockets``."""
         self._questions: list[Question] = []
         self._closed_sockets: deque[str] = deque()
-        self.lock = threading.Lock()
+        self.lock = ChannelLock()
         """For whoever uses the connection from several threads; the exit takes it too."""
 
     # ------------------------------------------------------------------------------------ state
@@ -460,15 +461,18 @@ class Connection:
         return error
 
     def end_of_iteration(self) -> None:
-        """Raise what broke the channel; return when it ended, which ends an iteration.
+        """Raise what broke the channel, unless it was raised before; else an iteration ends here.
 
         A peer that died in the middle of a message has ended: the complete ones were all delivered.
-        That is logged, and the next ``recv`` raises it.
+        That is logged, once, and the next ``recv`` raises it.
         """
-        if isinstance(self.error, IncompleteMessage):
-            if not self._error_was_raised:
-                log_incomplete(self.error)
-        elif self.error is not None:
+        error = self.error
+        if isinstance(error, IncompleteMessage):
+            self._error_was_raised = False
+            if not self._incomplete_was_logged:
+                self._incomplete_was_logged = True
+                log_incomplete(error)
+        elif error is not None and not self._error_was_raised:
             raise self.end()
 
     def _dispatch(self) -> None:
@@ -528,13 +532,20 @@ class Connection:
 # --------------------------------------------------------------------------------------- exiting
 
 _unfinished: set[Connection] = set()
-"""The connections with output or handles on their way: kept alive for the exit, whoever else has forgotten them."""
+"""The connections with output or handles on their way: kept alive for the exit."""
 
 
 def _flush_at_exit() -> None:
     """Write what was accepted before the interpreter ends, as long as the peer takes it."""
+    failures: list[Exception] = []
     for connection in list(_unfinished):
-        connection.flush_before_exit()
+        try:
+            connection.flush_before_exit()
+        except Exception as error:
+            # The others have their own peers, which may well take what they get.
+            failures.append(error)
+    if failures:
+        raise ExceptionGroup("not everything was sent before the exit", failures)
 
 
 atexit.register(_flush_at_exit)

@@ -69,10 +69,12 @@ def take_parent_channel(environ: MutableMapping[str, str] | None = None) -> Pare
 
 
 def _usable_fd(text: str) -> int:
-    where = f"{CHANNEL_FD}={text!r}"
-    if not (text.isascii() and text.isdecimal()) or int(text[:20]) > 2**31 - 1:
+    shown = text if len(text) <= 80 else f"{text[:80]}…"
+    where = f"{CHANNEL_FD}={shown!r}"
+    digits = text.lstrip("0") or "0"
+    if not (text.isascii() and text.isdecimal()) or len(digits) > 10 or int(digits) > 2**31 - 1:
         raise HandshakeError(f"{where}: not the number of a file descriptor")
-    fd = int(text)
+    fd = int(digits)
     try:
         mode = os.fstat(fd).st_mode
     except OSError as error:

@@ -46,6 +46,9 @@ class HasFileno(Protocol):
 Stdio = str | int | HasFileno | IO[Any] | None
 """An entry of ``stdio``: ``pipe``, ``inherit``, ``ignore``, ``ipc``, a descriptor, a file, None."""
 
+ABANDON_LIMIT: Final = 5.0
+"""Seconds that a child which is killed at its start may take to end."""
+
 _SHORTHANDS: Final = ("pipe", "inherit", "ignore", "overlapped")
 
 
@@ -173,7 +176,8 @@ class Launched:
     def abandon(self) -> None:
         """End the child at once and close everything: nobody will ever hold it."""
         self.process.kill(signal.SIGKILL)
-        self.process.reap()
+        self.process.reap(ABANDON_LIMIT)
+        self.process.close()
         self.connection.abort()
         for index in range(len(self.streams)):
             fd = self.take_stream(index)
@@ -210,6 +214,12 @@ def launch(
     environment = _environment(env, channel_index, serialization)
     protocol = ChannelProtocol(serialization, max_message_size=max_message_size)
     ours: list[int | None] = []
+    # Looked at before any descriptor is made, which could get the number of a closed one.
+    existing = {
+        index: _existing_fd(index, entry)
+        for index, entry in enumerate(entries)
+        if _entry_kind(index, entry) in ("inherit", "fd")
+    }
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as on_failure:
         descriptors: dict[int, int] = {}
         near, far = channel_pair()
@@ -232,7 +242,7 @@ def launch(
                     theirs.callback(os.close, null)
                     descriptors[index] = null
             else:
-                descriptors[index] = _existing_fd(index, entry)
+                descriptors[index] = existing[index]
             ours.append(our_fd)
         process = spawn_process(
             program,

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from nodecompat.connection import Connection, connect_to_parent, log_incomplete
 from nodecompat.errors import (
@@ -27,12 +27,16 @@ from nodecompat.errors import (
     NotForked,
     ProtocolError,
 )
+from nodecompat.locks import ChannelLock
 from nodecompat.transport.wakeup import Wakeup
 
 __all__ = ["Control", "channel", "connected", "disconnect", "off", "on", "once", "send", "wait"]
 
 WRITE_HIGH_WATER: Final = 128 * 1024
 """Bytes that may wait to be written before ``send`` returns False: Node's number."""
+
+LONGEST_WAIT: Final = 3600.0
+"""Seconds of one look: longer times are waited in several, as the system's own limits are lower."""
 
 _EVENTS: Final = ("message", "disconnect", "error")
 
@@ -65,8 +69,9 @@ class _Process:
     """The state behind the module's functions."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self._lock = ChannelLock()
+        # A lock of our own, which has all that a Condition asks of one.
+        self._changed = threading.Condition(cast(Any, self._lock))
         self._opened = False
         self._connection: Connection | None = None
         self._thread: threading.Thread | None = None
@@ -211,7 +216,7 @@ class _Process:
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     raise TimeoutError("timed out")
-                self._changed.wait(remaining)
+                self._changed.wait(None if remaining is None else min(remaining, LONGEST_WAIT))
 
     # ------------------------------------------------------------------------------- the thread
 
@@ -342,7 +347,8 @@ _process: Final = _Process()
 
 
 def _raise_lost(error: Exception | None) -> None:
-    if error is not None: raise error
+    if error is not None:
+        raise error
 
 
 def _raiser(error: Exception) -> Listener:

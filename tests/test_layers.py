@@ -15,7 +15,7 @@ _PACKAGE = Path(__file__).parents[1] / "nodecompat"
 
 _CORE = {"errors"}
 _SHARED = _CORE | {"protocol", "transport"}
-_FRONT = _SHARED | {"connection", "environment", "launch", "node"}
+_FRONT = _SHARED | {"connection", "environment", "launch", "locks", "node"}
 
 # What each part of the package may import; the root ("") is nodecompat/__init__.py.
 _MAY_IMPORT = {
@@ -25,6 +25,7 @@ _MAY_IMPORT = {
     "connection": _FRONT,
     "environment": _FRONT,
     "launch": _FRONT,
+    "locks": _FRONT,
     "node": _FRONT,
     "asyncio": _FRONT,
     "sync": _FRONT,

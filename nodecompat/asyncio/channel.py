@@ -86,6 +86,9 @@ class Channel:
             send_id = connection.send(message)
             if connection.written < send_id:
                 await self._finish_send(send_id)
+            elif self._senders:
+                # It has written what others wait for.
+                self._update()
         else:
             await self._finish_send(
                 connection.send_handle(message, handle, keep_open=keep_open, wanted=handle_type)
@@ -151,7 +154,7 @@ class Channel:
         MessageTooLarge when the peer broke the protocol. A handle that came with the message is
         closed, with a ResourceWarning: ``recv_with_handle`` takes it. Cancelling it loses nothing.
         """
-        received = self._inbox.popleft() if self._inbox else await self._next(timeout)
+        received = self._take() if self._inbox else await self._next(timeout)
         if received[1] is not None:
             self._connection.drop_handle(received)
         return received[0]
@@ -163,7 +166,7 @@ class Channel:
 
         The handle is a ``socket.socket``, which is the caller's from here on.
         """
-        received = self._inbox.popleft() if self._inbox else await self._next(timeout)
+        received = self._take() if self._inbox else await self._next(timeout)
         return received[0], self._connection.take_handle(received)
 
     def __aiter__(self) -> Self:
@@ -187,7 +190,14 @@ class Channel:
             async with asyncio.timeout(timeout):
                 await self._message_or_end()
         # No await between the look and the taking: a cancelled task has taken nothing.
-        return self._inbox.popleft()
+        return self._take()
+
+    def _take(self) -> Message:
+        received = self._inbox.popleft()
+        if not self._reading and not self._inbox:
+            # Reading had stopped at its bound; the peer may need it for what is awaited next.
+            self._update()
+        return received
 
     async def _message_or_end(self) -> None:
         connection = self._connection
@@ -216,29 +226,40 @@ class Channel:
         disconnected before. Follows ``process.disconnect``.
         """
         self._connection.disconnect()
-        await self._close()
+        try:
+            await self._closed()
+        except asyncio.CancelledError:
+            # It goes on without anybody who waits, within the same limit.
+            self._loop.call_later(DISCONNECT_LIMIT, self._give_up)
+            raise
+        finally:
+            self._update()
 
-    async def _close(self) -> None:
+    def _give_up(self) -> None:
+        if not self._connection.closed:
+            self._connection.abort()
+        self._update()
+
+    async def _closed(self) -> None:
         """Wait until the connection is closed; after a limit give up what is unsent."""
         connection = self._connection
         self._update()
+        if connection.closed:
+            return
+        if self._ended is None:
+            self._ended = self._loop.create_future()
         try:
-            if not connection.closed:
-                if self._ended is None:
-                    self._ended = self._loop.create_future()
-                async with asyncio.timeout(DISCONNECT_LIMIT):
-                    await asyncio.shield(self._ended)
+            async with asyncio.timeout(DISCONNECT_LIMIT):
+                await asyncio.shield(self._ended)
         except TimeoutError:
+            unsent = connection.unsent
+            self._give_up()
             warnings.warn(
                 f"the peer took no data for {DISCONNECT_LIMIT} s: "
-                f"{connection.unsent} bytes were not sent before the disconnect",
+                f"{unsent} bytes were not sent before the disconnect",
                 RuntimeWarning,
                 stacklevel=3,
             )
-        finally:
-            if not connection.closed:
-                connection.abort()
-            self._update()
 
     async def __aenter__(self) -> Self:
         return self
@@ -249,9 +270,13 @@ class Channel:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not self._connection.closed:
-            self._connection.leave()
-        await self._close()
+        try:
+            if not self._connection.closed:
+                self._connection.leave()
+            await self._closed()
+        finally:
+            # Also when it is cancelled: whoever leaves the block is done with the channel.
+            self._give_up()
 
     def __repr__(self) -> str:
         state = "connected" if self.connected else "disconnected"

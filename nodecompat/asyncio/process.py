@@ -6,9 +6,9 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 from nodecompat.asyncio.channel import Channel, Opening
 from nodecompat.connection import DEFAULT_MAX_QUEUED
@@ -98,6 +98,8 @@ class Child(ChildProcess, Channel):
         return asyncio.StreamWriter(transport, protocol, None, self._loop)
 
     def _look_for_exit(self) -> None:
+        if self._exited.done():
+            return
         if self._process.poll() is None:
             if self._pidfd < 0:
                 self._loop.call_later(_POLL_INTERVAL, self._look_for_exit)
@@ -106,8 +108,7 @@ class Child(ChildProcess, Channel):
         self._process.close()
         if self._timer is not None:
             self._timer.cancel()
-        if not self._exited.done():
-            self._exited.set_result(None)
+        self._exited.set_result(None)
 
     def _unwatch_exit(self) -> None:
         if self._pidfd >= 0:
@@ -137,19 +138,27 @@ class Child(ChildProcess, Channel):
         traceback: TracebackType | None,
     ) -> None:
         try:
-            await super().__aexit__(kind, error, traceback)
+            try:
+                await super().__aexit__(kind, error, traceback)
+            except Exception:
+                # Whatever the channel's end was, the child has to end too.
+                self._close_streams()
+                await self._end()
+                raise
             self._close_streams()
             await self._end()
         except asyncio.CancelledError:
-            # Asked to leave at once: no grace for the child either.
+            # Asked to leave at once: no grace for the child either, and perhaps no loop any more.
             self.kill(signal.SIGKILL)
+            self._process.reap(CLOSE_TIMEOUT)
+            self._look_for_exit()
             raise
         finally:
             self._close_streams()
 
     async def _end(self) -> None:
         """Wait for the child, and end it if it will not go."""
-        for number in (0, self._kill_signal, signal.SIGKILL):
+        for number in (0, self._kill_signal):
             if number:
                 self.kill(number)
             try:
@@ -157,7 +166,12 @@ class Child(ChildProcess, Channel):
                 return
             except TimeoutError:
                 continue
-        raise TimeoutError(f"process {self.pid} did not end after SIGKILL")
+        self.kill(signal.SIGKILL)
+        # No process refuses that one; one that waits for a disk may take its time.
+        try:
+            await self.wait(max(self._close_timeout, CLOSE_TIMEOUT))
+        except TimeoutError:
+            raise TimeoutError(f"process {self.pid} did not end after SIGKILL") from None
 
     def _close_streams(self) -> None:
         for transport in self._pipes:
@@ -168,6 +182,19 @@ class Child(ChildProcess, Channel):
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]} pid={self.pid} {self.spawnfile!r}>"
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await work that is over soon; cancelled on the way, it is raised after the work's end.
+
+    Half an opened pipe has no owner yet who could close it.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def fork(
@@ -266,7 +293,7 @@ def spawn(
         child: Child | None = None
         try:
             child = Child(launched, kill_signal=number, close_timeout=close_timeout)
-            await child._open_streams(launched)
+            await _to_its_end(child._open_streams(launched))
         except BaseException:
             if child is not None:
                 child._unwatch_exit()

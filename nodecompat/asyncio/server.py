@@ -58,6 +58,7 @@ class Server:
     def _closed_one(self) -> None:
         self._own -= 1
         import contextlib
+
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._look)
 
@@ -86,7 +87,8 @@ class Server:
 
         Follows ``server.close``.
         """
-        for task in self._tasks: task.cancel()
+        for task in self._tasks:
+            task.cancel()
         self._sock.close()
         await asyncio.gather(
             *(channel.wait_sockets_closed(self._key) for channel in self._channels)

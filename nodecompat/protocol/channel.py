@@ -20,13 +20,14 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from nodecompat.errors import (
     AlreadyDisconnected,
     ChannelClosed,
     HandleNotReceived,
+    MessageError,
     MessageTooLarge,
     NodeIPCError,
     ProtocolError,
@@ -159,6 +160,7 @@ class ChannelProtocol:
         self.written: int | None = None
         self._in_flight: _InFlight | None = None
         self._queue: deque[_Queued] = deque()
+        self._drained = False
         self._lines = 0
         self._unclaimed: deque[tuple[Any, int]] = deque()
         # Socket lists: open sockets that came from the peer, and its questions that wait for none.
@@ -213,7 +215,7 @@ class ChannelProtocol:
         else:
             if info is None:
                 raise ValueError("a handle needs a HandleInfo")
-            data = self._encode(_handle_message(message, info))
+            data = _encode_with_handle(self._encode, message, info)
         if (size := frame_size(data)) > self.max_message_size:
             raise MessageTooLarge(
                 f"the message takes {size} bytes; "
@@ -312,6 +314,10 @@ class ChannelProtocol:
                 self._transmit(send)
                 return
             self._outgoing.append(Outgoing(send.data, None, send.id))
+        self._drained = self._state is State.DRAINING
+
+    def _finish_drained(self) -> None:
+        self._drained = False
         if self._state is State.DRAINING:
             self._move(_Trigger.SETTLED)
             self._finish(None)
@@ -326,10 +332,15 @@ class ChannelProtocol:
         try:
             frames = self._framer.feed(data)
         except FrameTooLarge as error:
-            self._release(handles)
-            self._receive_frames(error.frames)
+            self._take_frames(error.frames, handles)
             self._fail(error)
-            return
+        else:
+            self._take_frames(frames, handles)
+        if self._drained:
+            # Only now: what came in the same read as the last acknowledgement still counts.
+            self._finish_drained()
+
+    def _take_frames(self, frames: list[bytes], handles: Sequence[Any]) -> None:
         self._lines += len(frames)
         if handles:
             # A descriptor comes with the first byte of its line, so the line that owns it began in
@@ -534,6 +545,18 @@ class ChannelProtocol:
         self._release(handle for handle, _ in self._unclaimed)
         self._unclaimed.clear()
         self._events.append(Disconnected(error))
+
+
+def _encode_with_handle(encode: Callable[[Any], Frame], message: Any, info: HandleInfo) -> Frame:
+    if message is undefined:
+        # JSON would leave it out of the object around it.
+        raise MessageError("message", "undefined cannot be a message")
+    try:
+        return encode(_handle_message(message, info))
+    except MessageError as error:
+        # The path that the caller knows begins at its own message.
+        path = "message" + error.path.removeprefix("message.msg")
+        raise MessageError(path, error.reason) from None
 
 
 def _handle_message(message: Any, info: HandleInfo) -> dict[str, Any]:

@@ -158,3 +158,6 @@ class FrameTooLarge(MessageTooLarge):
             f"this channel's max_message_size is {max_size}"
         )
         self.frames = frames
+
+    def __reduce__(self) -> tuple[type[FrameTooLarge], tuple[str, list[bytes]]]:
+        return type(self), (str(self), self.frames)

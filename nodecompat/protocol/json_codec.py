@@ -42,12 +42,12 @@ _OPTIONS: Final = (
 
 # --------------------------------------------------------------------------------------- reading
 
-# Digits become 0, exponents e, all else a space: one pass that finds long runs and exponents.
+# Digits and points become 0, exponents e, all else a space: one pass that finds long numbers, whole
+# or fractions that round to an integer, and exponents.
 _SKETCH: Final = bytes(
-    0x30 if chr(code).isdigit() and code < 128 else 0x65 if code in b"eE" else 0x20
-    for code in range(256)
+    0x30 if code in b"0123456789." else 0x65 if code in b"eE" else 0x20 for code in range(256)
 )
-_LONG_INTEGER: Final = b"0" * 16
+_LONG_NUMBER: Final = b"0" * 16
 _NEGATIVE_ZERO_TOKEN: Final = re.compile(rb"-0[,\]}\s]")
 
 
@@ -62,7 +62,7 @@ def decode_many(frames: list[bytes], into: Callable[[Any], object]) -> None:
     odd = b".0" in text or b"-0" in text
     if not odd:
         sketch = text.translate(_SKETCH)
-        odd = _LONG_INTEGER in sketch or b"0e" in sketch
+        odd = _LONG_NUMBER in sketch or b"0e" in sketch
     loads = orjson.loads
     for frame in frames:
         try:
@@ -314,7 +314,7 @@ def _plain(value: Any) -> Any:
         return float(value)
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         # A scalar of numpy's, which knows its Python value.
-        return value.item()
+        return cast(Any, value).item()
     try:
         view = memoryview(cast(Any, value))
     except TypeError:
@@ -449,15 +449,18 @@ class _Writer:
         if isinstance(value, enum.Enum):
             return None
         if isinstance(value, int):
-            try:
-                return int.__repr__(value)
-            except ValueError as error:
-                raise MessageError(self.path(), f"an integer is too large: {error}") from None
+            return self._integer(value)
         if isinstance(value, float):
             if value != value or value in (float("inf"), float("-inf")):
                 return "null"
             return float.__repr__(value) if value else "0"
         return None
+
+    def _integer(self, value: int) -> str:
+        try:
+            return int.__repr__(value)
+        except ValueError as error:
+            raise MessageError(self.path(), f"an integer is too large: {error}") from None
 
     def _enter(self, value: dict[Any, Any] | list[Any], original: Any) -> _Frame:
         if len(self._stack) >= MAX_DEPTH:
@@ -478,13 +481,19 @@ class _Writer:
             return '"null"'
         if isinstance(key, bool):
             return '"true"' if key else '"false"'
-        if isinstance(key, (int, float)) and not isinstance(key, enum.Enum):
-            return f'"{_number_key(key)}"'
         if isinstance(key, enum.Enum) and isinstance(key.value, (str, int, float)):
             return self._key(key.value)
+        if isinstance(key, float):
+            return f'"{_number_key(key)}"'
         if isinstance(key, uuid.UUID):
             return f'"{key}"'
-        self._stack[-1].key = None
+        # The path leads to the object: the key is what is wrong.
+        frame = self._stack[-1]
+        frame.key = None
+        if isinstance(key, int):
+            text = f'"{self._integer(key)}"'
+            frame.key = key
+            return text
         raise MessageError(self.path(), f"the key {key!r} is a {_type_name(key)}, not a string")
 
     def path(self, depth: int | None = None) -> str:
@@ -503,14 +512,28 @@ class _Writer:
         return "".join(parts)
 
 
-def _number_key(key: int | float) -> str:
-    """``String(number)``, for a number as a property name."""
-    if isinstance(key, int):
-        return int.__repr__(key)
+def _number_key(key: float) -> str:
+    """``String(number)``, for a number as a property name: ``Number::toString`` of ECMAScript."""
     if key != key:
         return "NaN"
     if key in (float("inf"), float("-inf")):
         return "Infinity" if key > 0 else "-Infinity"
-    if key.is_integer() and abs(key) < 1e21:
-        return str(int(key))
-    return re.sub(r"e([+-])0*", r"e\1", float.__repr__(key))
+    if key == 0:
+        return "0"
+    sign = "-" if key < 0 else ""
+    # Python's repr has the same digits, the fewest that name the number; the layout differs.
+    mantissa, _, exponent = float.__repr__(abs(key)).partition("e")
+    whole, _, fraction = mantissa.partition(".")
+    point = len(whole) + int(exponent or "0")
+    digits = (whole + fraction).rstrip("0")
+    stripped = digits.lstrip("0")
+    point -= len(digits) - len(stripped)
+    digits = stripped
+    if len(digits) <= point <= 21:
+        return sign + digits + "0" * (point - len(digits))
+    if 0 < point <= 21:
+        return f"{sign}{digits[:point]}.{digits[point:]}"
+    if -6 < point <= 0:
+        return f"{sign}0.{'0' * -point}{digits}"
+    rest = f".{digits[1:]}" if len(digits) > 1 else ""
+    return f"{sign}{digits[0]}{rest}e{point - 1:+d}"

@@ -7,6 +7,7 @@ there is no hidden thread, and whichever thread waits, reading goes on while wri
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import threading
@@ -14,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 from nodecompat.connection import DEFAULT_MAX_QUEUED, Connection, connect_to_parent
 from nodecompat.errors import ChannelClosed
@@ -28,6 +29,10 @@ DISCONNECT_LIMIT: Final = 10.0
 """Seconds that ``disconnect`` waits for the rest of the output, and for handles on their way."""
 
 
+LONGEST_WAIT: Final = 3600.0
+"""Seconds of one poll: longer times are waited in several, as the system's own limit is lower."""
+
+
 class Channel:
     """A channel to a Node process (or any program that speaks its protocol), with blocking calls.
 
@@ -39,8 +44,10 @@ class Channel:
         self._connection = connection
         self._inbox = connection.inbox
         self._lock = connection.lock
-        self._changed = threading.Condition(self._lock)
+        # A lock of our own, which has all that a Condition asks of one.
+        self._changed = threading.Condition(cast(Any, self._lock))
         self._polling = False
+        self._leader = 0
         self._polled_for = 0
         self._poller = select.poll()
         self._registered: dict[int, int] = {}
@@ -125,8 +132,10 @@ class Channel:
 
         All or nothing: when one of them cannot go (see ``send``), none does.
         """
+        # Taken outside the lock: the iterable may come from this channel, or take its time.
+        taken = list(messages)
         with self._lock:
-            send_id = self._connection.send_many(messages)
+            send_id = self._connection.send_many(taken)
             if send_id:
                 self._finish_send(send_id)
 
@@ -186,12 +195,11 @@ class Channel:
             connection = self._connection
             while True:
                 self._wait(lambda: bool(inbox) or connection.closed, deadline)
-                try:
+                # recv takes what is there without the lock: another thread may have been quicker.
+                with contextlib.suppress(IndexError):
                     return inbox.popleft()
-                except IndexError:
-                    # recv takes what is there without the lock: another thread was quicker.
-                    if connection.closed:
-                        raise connection.end() from None
+                if connection.closed:
+                    raise connection.end()
 
     # ----------------------------------------------------------------------------------- ending
 
@@ -289,23 +297,27 @@ class Channel:
                     raise TimeoutError("timed out")
                 remaining = 0
             looked = True
-            if self._polling:
+            step = None if remaining is None else min(remaining, LONGEST_WAIT)
+            # A signal handler may have interrupted this thread in its poll: it leads then as well.
+            if self._polling and self._leader != threading.get_ident():
                 if self._connection.unsent and not self._polled_for & select.POLLOUT:
                     self._wake()
-                self._changed.wait(remaining)
+                self._changed.wait(step)
             else:
-                self._lead(remaining)
+                self._lead(step)
 
     def _lead(self, remaining: float | None) -> None:
         """Poll once for all threads, and do what the poll allows."""
-        self._prepare_poll()
+        outer = self._polling
+        poller = self._prepare_poll()
         self._polling = True
+        self._leader = threading.get_ident()
         self._lock.release()
         try:
-            polled = self._poller.poll(None if remaining is None else max(0.0, remaining) * 1000)
+            polled = poller.poll(None if remaining is None else remaining * 1000)
         finally:
-            self._lock.acquire()
-            self._polling = False
+            self._take_lock_back()
+            self._polling = outer
             # Also when a signal handler raised: somebody else has to lead now.
             self._changed.notify_all()
         connection = self._connection
@@ -322,7 +334,19 @@ class Channel:
         if connection.closed:
             self._closed()
 
-    def _prepare_poll(self) -> None:
+    def _take_lock_back(self) -> None:
+        """Take the lock whatever signal handlers raise meanwhile; raise that afterwards."""
+        interruption: BaseException | None = None
+        while True:
+            try:
+                self._lock.acquire()
+                break
+            except BaseException as error:
+                interruption = error
+        if interruption is not None:
+            raise interruption
+
+    def _prepare_poll(self) -> select.poll:
         connection = self._connection
         connection.report_closed_sockets()
         wanted = self._extra_fds()
@@ -336,12 +360,13 @@ class Channel:
                 self._wakeup = Wakeup()
             wanted[self._wakeup.fileno()] = select.POLLIN
         self._polled_for = events
-        if wanted != self._registered:
-            for fd in self._registered.keys() - wanted.keys():
-                self._poller.unregister(fd)
+        if wanted != self._registered or self._polling:
+            # A new one each time: one that is in use (see _wait) cannot be used again meanwhile.
+            self._poller = select.poll()
             for fd, mask in wanted.items():
                 self._poller.register(fd, mask)
             self._registered = wanted
+        return self._poller
 
     def _wake(self) -> None:
         """Make a leader that is in its poll look again."""

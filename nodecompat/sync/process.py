@@ -119,7 +119,11 @@ class Child(ChildProcess, Channel):
 
     def _extra_fds(self) -> dict[int, int]:
         pidfd = self._process.pidfd
-        return {pidfd: select.POLLIN} if pidfd >= 0 and self._process.poll() is None else {}
+        # Not a look at the process, which could reap it: then nothing would end the poll.
+        return {pidfd: select.POLLIN} if pidfd >= 0 and not self._process.ended else {}
+
+    def _extra_ready(self) -> None:
+        self._process.poll()
 
     def __exit__(
         self,
@@ -135,7 +139,7 @@ class Child(ChildProcess, Channel):
     def _end(self) -> None:
         """Wait for the child, and end it if it will not go; then close the pipes."""
         self._close_streams()
-        for number in (0, self._kill_signal, signal.SIGKILL):
+        for number in (0, self._kill_signal):
             if number:
                 self.kill(number)
             try:
@@ -143,7 +147,12 @@ class Child(ChildProcess, Channel):
                 return
             except TimeoutError:
                 continue
-        raise TimeoutError(f"process {self.pid} did not end after SIGKILL")
+        self.kill(signal.SIGKILL)
+        # No process refuses that one; one that waits for a disk may take its time.
+        try:
+            self.wait(max(self._close_timeout, CLOSE_TIMEOUT))
+        except TimeoutError:
+            raise TimeoutError(f"process {self.pid} did not end after SIGKILL") from None
 
     def _close_streams(self) -> None:
         for stream in self.stdio:

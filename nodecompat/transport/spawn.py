@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
@@ -23,10 +24,8 @@ from nodecompat.errors import SpawnError
 
 __all__ = ["Exit", "Process", "spawn_process"]
 
-# What Python ignores and a program does not expect to be ignored; subprocess restores the same.
-_SIGNALS_TO_RESTORE: Final = [
-    getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name)
-]
+# As libuv: a program starts with no signal ignored and none blocked, whatever this process does.
+_SIGNALS_TO_RESTORE: Final = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 # Runs in the new process: sets what posix_spawn cannot, then becomes the program. What fails goes
 # to the report descriptor, which closes by itself when the program starts.
@@ -54,6 +53,8 @@ try:
             signal.signal(getattr(signal, name), signal.SIG_DFL)
     if spec["LC_CTYPE"] is None:
         os.environ.pop("LC_CTYPE", None)
+    else:
+        os.environ["LC_CTYPE"] = spec["LC_CTYPE"]
     argv = [os.fsencode(argument) for argument in sys.argv[3:]]
     failure = None
     for path in spec["paths"]:
@@ -72,6 +73,10 @@ except OSError as error:
     os.write(report, json.dumps([stage, error.errno]).encode())
     os._exit(127)
 """
+
+
+LAUNCHER_LIMIT: Final = 10.0
+"""Seconds that the launcher may take to end after it has said why it failed."""
 
 
 class Exit(NamedTuple):
@@ -147,11 +152,16 @@ class Process:
         if fd >= 0:
             os.close(fd)
 
-    def reap(self) -> None:
-        """Wait for the end, which has to be certain."""
-        while self.poll() is None:
-            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        self.close()
+    @property
+    def ended(self) -> bool:
+        """Whether the end was seen; unlike ``poll`` it does not look."""
+        return self._exit is not None
+
+    def reap(self, limit: float = LAUNCHER_LIMIT) -> None:
+        """Wait for the end of a process that was killed, at most so many seconds."""
+        deadline = time.monotonic() + limit
+        while self.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
 
     def __del__(self) -> None:
         if self._exit is None and self.poll() is None:
@@ -193,6 +203,8 @@ def spawn_process(
     A name without a slash is looked for in the PATH of ``env``, as libuv does. ``detached`` makes
     the process the leader of a session of its own. Raises SpawnError; nothing is left behind then.
     """
+    _check_id("uid", uid)
+    _check_id("gid", gid)
     _reap_orphans()
     paths = _candidates(file, env)
     floor = max(descriptors, default=2) + 1
@@ -220,10 +232,12 @@ def spawn_process(
             kept = set(descriptors)
         actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable_fds() if fd not in kept]
         pid = _posix_spawn(file, paths, argv, env, actions, detached)
-    except OSError as error:
-        if isinstance(error, SpawnError):
-            raise
-        raise SpawnError.from_errno(error.errno or 0, file) from error
+    except BaseException as error:
+        if report_read >= 0:
+            os.close(report_read)
+        if isinstance(error, OSError) and not isinstance(error, SpawnError):
+            raise SpawnError.from_errno(error.errno or 0, file) from error
+        raise
     finally:
         for fd in copies:
             os.close(fd)
@@ -233,6 +247,16 @@ def spawn_process(
     if report_read >= 0:
         _check_launch(process, report_read, file, cwd, uid, gid)
     return process
+
+
+def _check_id(name: str, value: int | None) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int):
+        raise TypeError(f"{name}={value!r}: expected a number")
+    # The largest one means "no change" to the system.
+    if not 0 <= value < 2**32 - 1:
+        raise ValueError(f"{name}={value!r}: no such id is possible")
 
 
 def _candidates(file: str, env: Mapping[str, str]) -> list[str]:
@@ -269,6 +293,7 @@ def _posix_spawn(
             env,
             file_actions=actions,
             setsid=detached,
+            setsigmask=(),
             setsigdef=_SIGNALS_TO_RESTORE,
         )
 
@@ -302,6 +327,7 @@ def _check_launch(
     if not text:
         return
     stage, number = json.loads(text)
-    process.reap()
+    process.reap(LAUNCHER_LIMIT)
+    process.close()
     detail = {"cwd": f"cwd={cwd!r}", "uid": f"uid={uid}", "gid": f"gid={gid}", "program": ""}
     raise SpawnError.from_errno(number, cwd if stage == "cwd" and cwd else file, detail[stage])

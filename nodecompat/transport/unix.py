@@ -7,6 +7,8 @@ write, and what a partial write leaves goes without it.
 from __future__ import annotations
 
 import array
+import contextlib
+import os
 import socket
 from collections import deque
 from collections.abc import Iterable
@@ -65,8 +67,12 @@ class UnixTransport:
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        # A default timeout would make Python wait for readiness behind our back.
-        sock.setblocking(True)
+        if sock.gettimeout() is not None:
+            # Python would wait for readiness behind our back. The descriptor's own mode, which
+            # setblocking changes too, is not ours to change.
+            blocking = os.get_blocking(sock.fileno())
+            sock.setblocking(True)
+            os.set_blocking(sock.fileno(), blocking)
         self._sock = sock
         self._pending: deque[_Pending] = deque()
         self.written = 0
@@ -200,7 +206,9 @@ class UnixTransport:
     def close(self) -> None:
         """Close the descriptor."""
         self.discard()
-        self._sock.close()
+        # Somebody else may have closed the descriptor: it is gone either way.
+        with contextlib.suppress(OSError):
+            self._sock.close()
 
 
 def channel_pair() -> tuple[socket.socket, socket.socket]:

@@ -1,0 +1,1 @@
+"""Python children of one measurement; README.md describes the protocol."""

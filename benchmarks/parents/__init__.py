@@ -1,0 +1,1 @@
+"""Python parents of one measurement; README.md describes the protocol."""
