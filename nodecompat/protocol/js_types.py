@@ -242,6 +242,9 @@ class JSKey:
         token = _token(self.value)
         return hash((JSKey, id(self.value) if token is None else token))
 
+    def __reduce__(self) -> tuple[type[JSKey], tuple[Any]]:
+        return JSKey, (self.value,)
+
 
 class Map(dict[_K, _V]):
     """A Map: a ``dict``, but sent as a Map and not as an object, with keys of any type.
@@ -303,6 +306,13 @@ class JSArray(list[_T]):
     def __copy__(self) -> JSArray[_T]:
         return self.copy()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # An array may be in itself: its elements come after it.
+        return type(self), (), (self.holes, self.properties), iter(self)
+
+    def __setstate__(self, state: tuple[set[int], dict[str, Any]]) -> None:
+        self.holes, self.properties = state
+
     def copy(self) -> JSArray[_T]:
         """A shallow copy, holes and properties included."""
         return JSArray(self, holes=self.holes, properties=self.properties)
@@ -335,10 +345,10 @@ class SparseArray(dict[int, _V]):
         return f"SparseArray({', '.join(parts)})"
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, SparseArray):
-            return NotImplemented
+        # To a dict, or it would be equal to the elements alone.
         return (
-            self.length == other.length
+            isinstance(other, SparseArray)
+            and self.length == other.length
             and self.properties == other.properties
             and dict.__eq__(self, other)
         )
@@ -348,6 +358,12 @@ class SparseArray(dict[int, _V]):
 
     def __copy__(self) -> SparseArray[_V]:
         return self.copy()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return type(self), (self.length,), self.properties, None, iter(self.items())
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.properties = state
 
     def copy(self) -> SparseArray[_V]:
         """A shallow copy, length and properties included."""
