@@ -168,6 +168,9 @@ class RegExp:
         if "u" in flags and "v" in flags:
             raise ValueError("the flags u and v exclude each other")
         object.__setattr__(self, "flags", flags)
+        if not self.source:
+            # What JavaScript makes of none, since // is no expression there.
+            object.__setattr__(self, "source", "(?:)")
 
     def __str__(self) -> str:
         return f"/{self.source}/{self.flags}"

@@ -646,8 +646,8 @@ def _properties(given: Mapping[str, Any]) -> dict[str, Any]:
     properties: dict[str, Any] = {}
     for key, value in given.items():
         name = _property_name(key)
-        if name in properties or _index(name) is not None:
-            raise _Refused(f"the property {name!r} is an element, or is there twice")
+        if name == "length" or _index(name) is not None or name in properties:
+            raise _Refused(f"the property {name!r} is an element, the length, or there twice")
         properties[name] = value
     return properties
 
@@ -683,8 +683,8 @@ def _entries(item: Map[Any, Any]) -> Iterator[tuple[Any, Any]]:
 
 def _write_set(writer: _Writer, item: AbstractSet[Any]) -> _Container | None:
     members = [each.value if type(each) is JSKey else each for each in item]
-    if not members:
-        # There is one empty frozenset, too.
+    if not members and isinstance(item, frozenset):
+        # Of the empty one there is only one, too.
         writer.unmentioned()
     elif writer.mentioned(item):
         return None
@@ -1193,7 +1193,8 @@ class _Reader:
                     if not kind:
                         if at == self.size:
                             return value
-                        raise _Unreadable("something after its value")
+                        if at < self.size:
+                            raise _Unreadable("something after its value")
                 elif key is not None:
                     target[key] = value
                     key = None
@@ -1203,6 +1204,7 @@ class _Reader:
                     key = _name_of(value)
         except (IndexError, struct_error):
             problem = "it ends too early"
+            at = min(at, self.size)
         except _Unreadable as error:
             problem = str(error)
         raise ProtocolError(
