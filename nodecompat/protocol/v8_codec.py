@@ -147,7 +147,7 @@ Frame: TypeAlias = "bytes | tuple[bytes | memoryview, ...]"
 
 
 def encode(value: Any, *, version: int = 13) -> Frame:
-    """The frame that JavaScript reads as ``value``, in parts where it holds large buffers.
+    """The frame that JavaScript reads as ``value``, in parts where it holds large buffers or strings.
 
     The parts share the memory of the buffers that they stand for: write them before those change.
     Every Node since 12 reads version 13 (the default), those since 18 also 14 and 15; what a Node
@@ -334,27 +334,35 @@ class _Writer:
         size = len(text)
         if size > _MAX_STRING // 2 and size + sum(char > "\uffff" for char in text) > _MAX_STRING:
             raise _Refused(f"a string of {size} characters is longer than one can be in JavaScript")
-        try:
-            data = text.encode("latin-1")
-        except UnicodeEncodeError:
+        # An exception would take longer than this.
+        data = text.encode("latin-1", "ignore")
+        if len(data) == size:
+            out.append(b'"' + _varint(size))
+        else:
             data = text.encode("utf-16-le", "surrogatepass")
             length = _varint(len(data))
             # V8 keeps the characters at even offsets. Each part is counted once.
             self.size += sum(map(len, out[self.counted :]))
             self.counted = len(out)
             out.append((b"c" if (self.size + 1 + len(length)) % 2 == 0 else b"\x00c") + length)
-        else:
-            out.append(b'"' + _varint(size))
+        if len(data) >= LARGE_BUFFER:
+            self.large.append(len(out))
         out.append(data)
 
     def integer(self, number: int) -> None:
         if -(2**31) <= number < 2**31:
             zigzag = number << 1 if number >= 0 else ~(number << 1)
-            if zigzag < 0x4000:
-                data = bytes((73, zigzag & 0x7F | 0x80, zigzag >> 7))
-                self.out.append(data if zigzag >= 0x80 else bytes((73, zigzag)))
+            if zigzag < 0x80:
+                data = bytes((_INT32, zigzag))
+            elif zigzag < 0x4000:
+                data = bytes((_INT32, zigzag & 0x7F | 0x80, zigzag >> 7))
+            elif zigzag < 0x200000:
+                data = bytes(
+                    (_INT32, zigzag & 0x7F | 0x80, zigzag >> 7 & 0x7F | 0x80, zigzag >> 14)
+                )
             else:
-                self.out.append(b"I" + _varint(zigzag))
+                data = b"I" + _varint(zigzag)
+            self.out.append(data)
         elif -MAX_SAFE_INTEGER <= number <= MAX_SAFE_INTEGER:
             self.out.append(_TAGGED_DOUBLE.pack(b"N", number))
         else:
@@ -447,11 +455,8 @@ class _Writer:
 def _as_bytes(view: memoryview) -> memoryview | bytes:
     try:
         return view.cast("B")
-    except TypeError:
-        # Not contiguous.
-        return view.tobytes()
-    except ValueError:
-        # A format that memoryview does not know, such as a half float.
+    except (TypeError, ValueError):
+        # Not contiguous, or of a format that memoryview does not know, such as a half float.
         return view.tobytes()
 
 
@@ -945,7 +950,7 @@ _HOLE_TAG: Final = 0x2D
 _HOLEY_ARRAY: Final = 0x141
 
 # Larger frames are not held a second time as text.
-_MAX_TEXT: Final = 2**24
+_MAX_TEXT: Final = 2**20
 
 # So many holes a message may have besides one for each of its bytes before its arrays become
 # SparseArrays: a few bytes can ask for 2**32.
@@ -1053,12 +1058,17 @@ class _Reader:
                     at = start + size
                     value = text[start:at]
                 elif tag == _INT32:
-                    digit = data[at + 1]
-                    if digit < 0x80:
+                    zigzag = data[at + 1]
+                    if zigzag < 0x80:
                         at += 2
-                        value = _ZIGZAG[digit]
+                        value = _ZIGZAG[zigzag]
                     else:
-                        zigzag, at = _read_varint(data, at + 1)
+                        digit = data[at + 2]
+                        if digit < 0x80:
+                            at += 3
+                            zigzag += (digit << 7) - 0x80
+                        else:
+                            zigzag, at = _read_varint(data, at + 1)
                         value = (zigzag >> 1 & 0x7FFFFFFF) ^ -(zigzag & 1)
                 elif tag == _OBJECT:
                     if len(stack) >= MAX_DEPTH:
@@ -1406,8 +1416,12 @@ def _number(value: float) -> int | float:
 
 
 def _read_varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
-    number = 0
-    for shift in range(0, 70, 7):
+    number = data[at]
+    at += 1
+    if number < 0x80:
+        return number, at
+    number &= 0x7F
+    for shift in range(7, 70, 7):
         digit = data[at]
         at += 1
         number |= (digit & 0x7F) << shift

@@ -199,6 +199,10 @@ def test_a_regexp_is_told_by_source_and_flags_in_any_order() -> None:
     assert len({RegExp("a", "gi"), RegExp("a", "ig")}) == 1
 
 
+def test_an_empty_regexp_is_what_javascript_makes_of_it() -> None:
+    assert RegExp("").source == RegExp("(?:)").source == "(?:)"
+
+
 @pytest.mark.parametrize("flags", ["x", "gg", "uv", "G", " "])
 def test_a_regexp_has_only_the_flags_of_javascript(flags: str) -> None:
     with pytest.raises(ValueError, match="flags"):
