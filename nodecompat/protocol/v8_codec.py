@@ -147,7 +147,7 @@ Frame: TypeAlias = "bytes | tuple[bytes | memoryview, ...]"
 
 
 def encode(value: Any, *, version: int = 13) -> Frame:
-    """The frame that JavaScript reads as ``value``, in parts where it holds large buffers or strings.
+    """The frame that JavaScript reads as ``value``, in parts where something in it is large.
 
     The parts share the memory of the buffers that they stand for: write them before those change.
     Every Node since 12 reads version 13 (the default), those since 18 also 14 and 15; what a Node
@@ -308,13 +308,14 @@ class _Writer:
             steps = [*((outer[3], outer[4]) for outer in stack), (source, key)]
             if refusal.inside:
                 steps.pop()
-            where = path([step for step in map(_step, steps) if step])
-            raise MessageError(where, str(refusal)) from refusal.__cause__
+            raise MessageError(_where(steps), str(refusal)) from refusal.__cause__
+        except RecursionError:
+            # Whoever called had no stack left for the next call; there is none of ours.
+            raise
         except RuntimeError as error:
-            # What Python says of a dict or set that another thread changed meanwhile.
+            # What Python says of a dict or set that was changed meanwhile.
             steps = [(outer[3], outer[4]) for outer in stack]
-            where = path([step for step in map(_step, steps) if step])
-            raise MessageError(where, str(error)) from error
+            raise MessageError(_where(steps), str(error)) from error
 
     def frame(self) -> Frame:
         """The parts, where there are large buffers."""
@@ -415,7 +416,7 @@ class _Writer:
         """Write a value of any type that the loop does not know, or begin it."""
         try:
             return (handler or _resolve(type(item)))(self, item)
-        except _Refused:
+        except (_Refused, MemoryError, RecursionError):
             raise
         except Exception as error:
             # Code of the user's: a property of a dataclass, the str() of an exception.
@@ -475,10 +476,11 @@ def _property_name(key: Any) -> str:
         raise _Refused(str(error), inside=True) from None
 
 
-def _step(step: tuple[Any, Any]) -> str:
-    source, key = step
-    if source is None:
-        return ""
+def _where(steps: list[tuple[Any, Any]]) -> str:
+    return path([_step(source, key) for source, key in steps if source is not None])
+
+
+def _step(source: Any, key: Any) -> str:
     if isinstance(source, Map):
         return f".get({key!r})"
     if isinstance(source, (list, tuple, SparseArray)):
@@ -927,7 +929,6 @@ _HOLE: Final = object()
 _HOST: Final = object()
 _ZIGZAG: Final = tuple(number >> 1 ^ -(number & 1) for number in range(128))
 _CONSTANTS: Final = {0x30: None, 0x54: True, 0x46: False, 0x5F: undefined}
-_ABSENT: Final = object()
 
 # Tags, where a number in the code would say nothing.
 _STRING: Final = 0x22
@@ -952,9 +953,9 @@ _HOLEY_ARRAY: Final = 0x141
 # Larger frames are not held a second time as text.
 _MAX_TEXT: Final = 2**20
 
-# So many holes a message may have besides one for each of its bytes before its arrays become
+# So many holes a message may have besides one for each of its bytes, before its arrays become
 # SparseArrays: a few bytes can ask for 2**32.
-_MAX_HOLES: Final = 2**20
+_MAX_HOLES: Final = 2**16
 
 
 def decode(frame: bytes | bytearray | memoryview) -> Any:
@@ -1008,16 +1009,16 @@ class _Reader:
     )
 
     def __init__(self, frame: bytes | bytearray | memoryview, kinds: _Kinds) -> None:
-        size = self.size = len(frame)
-        self.data: bytes | memoryview
+        data = frame if type(frame) is bytes else memoryview(frame).cast("B")
+        size = self.size = len(data)
+        self.data: bytes | memoryview = data
         self.text: str | _Text
         if size <= _MAX_TEXT:
             # One call, and strings are slices.
-            self.data = bytes(frame)
+            self.data = bytes(data)
             self.text = str(self.data, "latin-1")
         else:
-            self.data = frame if type(frame) is bytes else memoryview(frame)
-            self.text = _Text(self.data)
+            self.text = _Text(data)
         # Every object by its number.
         self.objects: list[Any] = []
         # The numbers of those that were mentioned, and what some are known to be beforehand.

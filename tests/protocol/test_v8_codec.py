@@ -192,7 +192,9 @@ def test_another_header_is_refused(frame: str, problem: str) -> None:
         decode(bytes.fromhex(frame))
 
 
-@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+@pytest.mark.parametrize(
+    "kind", [bytes, bytearray, memoryview, lambda frame: array.array("B", frame)]
+)
 def test_a_frame_may_be_any_bytes(kind: Callable[[bytes], Any]) -> None:
     value = {"a": ["x", "€", b"abc", {1.5}]}
     assert same(decode(kind(encode(value))), value)
