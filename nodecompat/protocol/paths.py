@@ -57,9 +57,9 @@ def number_name(key: int | float) -> str:
         return "NaN"
     if key in (float("inf"), float("-inf")):
         return "Infinity" if key > 0 else "-Infinity"
-    if key.is_integer() and abs(key) < 2**53:
-        return str(int(key))
-    digits = float.__repr__(key)
+    if not key:
+        return "0"
+    digits = float.__repr__(key).removesuffix(".0")
     if "e" not in digits:
         return digits
     # Python turns to exponents below 1e-4 and from 1e16 on, JavaScript below 1e-6 and from 1e21 on.
