@@ -209,6 +209,8 @@ def test_a_frame_may_be_any_bytes(kind: Callable[[bytes], Any]) -> None:
         ("55 ffffffff0f", 2**32 - 1),
         ("49 ffffffff0f", -(2**31)),
         ("49 feffffff0f", 2**31 - 1),
+        ("49 ffffffff7f", -(2**31)),
+        ("55 ffffffff7f", 2**32 - 1),
         ("4e 0000000000000840", 3),
         ("4e 0000000000004043", 2.0**53),
         ("53 02 c3a9", "é"),
