@@ -594,40 +594,50 @@ BLOCKING = ("_wait", "_lead", "_take_lock_back", "wait", "acquire", "_acquire_re
 """The functions in which a thread waits: for the poll, for another thread, for the lock."""
 
 
-@pytest.fixture
-def interrupt() -> Iterator[Callable[[], None]]:
-    """Send a signal to the main thread, whose handler raises Interrupt if that waits."""
-    armed = True
+class Interrupter:
+    """Signals to the main thread, whose handler raises Interrupt, once each, where that waits."""
 
-    def handler(number: int, frame: FrameType | None) -> None:
+    def __init__(self) -> None:
+        self._armed = False
+        # It stays in place for good: a signal may still be on its way when the test is over.
+        signal.signal(signal.SIGUSR1, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         # Anywhere else it would hit the test, or a message that recv has in its hand.
-        if armed and frame is not None and frame.f_code.co_name in BLOCKING:
+        if self._armed and frame is not None and frame.f_code.co_name in BLOCKING:
             while frame is not None:
                 if frame.f_code.co_filename == module.__file__ and frame.f_code.co_name == "_wait":
+                    self._armed = False
                     raise Interrupt
                 frame = frame.f_back
 
-    signal.signal(signal.SIGUSR1, handler)
-    yield lambda: os.kill(os.getpid(), signal.SIGUSR1)
-    # The handler stays: a signal may still be on its way.
-    armed = False
+    def send(self) -> None:
+        self._armed = True
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    def until_raised(self) -> None:
+        """Interrupt the main thread in its wait, which it has reached or will reach soon."""
+        self._armed = True
+        while self._armed:
+            until_blocked(threading.main_thread())
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    def stop(self) -> None:
+        self._armed = False
 
 
-def _when_blocked(call: Callable[[], object]) -> Background[None]:
-    """Do something once the main thread, which calls this, waits."""
-
-    def wait_and_call() -> None:
-        until_blocked(threading.main_thread())
-        call()
-
-    return Background(wait_and_call)
+@pytest.fixture
+def interrupt() -> Iterator[Interrupter]:
+    interrupter = Interrupter()
+    yield interrupter
+    interrupter.stop()
 
 
 def test_signal_ends_recv_and_leaves_the_channel_usable(
-    pair: Pair, interrupt: Callable[[], None]
+    pair: Pair, interrupt: Interrupter
 ) -> None:
     channel, peer = pair
-    helper = _when_blocked(interrupt)
+    helper = Background(interrupt.until_raised)
     with pytest.raises(Interrupt):
         channel.recv()
     helper.result()
@@ -636,10 +646,10 @@ def test_signal_ends_recv_and_leaves_the_channel_usable(
 
 
 def test_signal_ends_send_and_the_message_goes_whole_in_its_place(
-    pair: Pair, interrupt: Callable[[], None]
+    pair: Pair, interrupt: Interrupter
 ) -> None:
     channel, peer = pair
-    helper = _when_blocked(interrupt)
+    helper = Background(interrupt.until_raised)
     with pytest.raises(Interrupt):
         channel.send(BIG)
     helper.result()
@@ -649,14 +659,14 @@ def test_signal_ends_send_and_the_message_goes_whole_in_its_place(
 
 
 def test_signal_in_one_thread_lets_the_others_go_on(
-    pair: Pair, interrupt: Callable[[], None]
+    pair: Pair, interrupt: Interrupter
 ) -> None:
     channel, peer = pair
 
     def others_then_interrupt() -> list[Background[Any]]:
         until_blocked(threading.main_thread())
         started = [Background(channel.recv).until_blocked() for _ in range(2)]
-        interrupt()
+        interrupt.until_raised()
         return started
 
     helper = Background(others_then_interrupt)
@@ -667,11 +677,11 @@ def test_signal_in_one_thread_lets_the_others_go_on(
 
 
 def test_signal_in_a_thread_that_follows_leaves_the_channel_usable(
-    pair: Pair, interrupt: Callable[[], None]
+    pair: Pair, interrupt: Interrupter
 ) -> None:
     channel, peer = pair
     leader = Background(channel.recv).until_blocked()
-    helper = _when_blocked(interrupt)
+    helper = Background(interrupt.until_raised)
     with pytest.raises(Interrupt):
         channel.recv()
     helper.result()
@@ -679,7 +689,7 @@ def test_signal_in_a_thread_that_follows_leaves_the_channel_usable(
     assert {leader.result(), channel.recv(timeout=5)} == {1, 2}
 
 
-def test_storm_of_signals_loses_nothing(pair: Pair, interrupt: Callable[[], None]) -> None:
+def test_storm_of_signals_loses_nothing(pair: Pair, interrupt: Interrupter) -> None:
     channel, peer = pair
     count = 300
     stop = threading.Event()
@@ -687,7 +697,7 @@ def test_storm_of_signals_loses_nothing(pair: Pair, interrupt: Callable[[], None
 
     def storm() -> None:
         while not stop.wait(choose.random() * 0.004):
-            interrupt()
+            interrupt.send()
 
     def write() -> None:
         for number in range(count):
