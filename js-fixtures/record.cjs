@@ -18,6 +18,8 @@
 //   count: true           the messages are 0, 1, 2, … or {"n": 0}, {"n": 1}, …: print only how many
 //                         came and the first ten that were out of order
 //
+// The end of the child's process comes last in what is printed: whether Node is told of it before or
+// after the end of the channel depends on who is faster, and it may even be before the last messages.
 // Prints {"node": {"events": [["message", M], ["disconnect"], ["exit", CODE, SIGNAL]]}} at the end;
 // with `count`, {"node": {"received": 20000, "wrong": [], "events": [["disconnect"], …]}}.
 
@@ -27,6 +29,7 @@ const { channelFd, connect, isChild, report } = require('./peer.cjs');
 const options = JSON.parse(process.argv[2]);
 const peer = connect(process.argv.slice(3));
 const events = [];
+let exit = [];
 const wrong = [];
 let received = 0;
 
@@ -50,6 +53,7 @@ function check() {
 }
 
 process.on('exit', () => {
+  events.push(...exit);
   report(options.count ? { received, wrong, events } : { events });
 });
 peer.on('message', (message) => {
@@ -61,7 +65,9 @@ peer.on('message', (message) => {
 });
 peer.on('disconnect', () => happened('disconnect'));
 if (!isChild) {
-  peer.on('exit', (code, signal) => happened('exit', code, signal));
+  peer.on('exit', (code, signal) => {
+    exit = [['exit', code, signal]];
+  });
   // The child may end without reading its stdin.
   peer.stdin.on('error', () => {});
 }
