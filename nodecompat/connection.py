@@ -9,18 +9,21 @@ from __future__ import annotations
 import atexit
 import os
 import select
+import socket
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final
 
 from nodecompat.environment import take_parent_channel
 from nodecompat.errors import (
     ChannelClosed,
+    HandleNotReceived,
     IncompleteMessage,
-    InvalidHandle,
     NodeIPCError,
+    ProtocolError,
 )
 from nodecompat.locks import ChannelLock
 from nodecompat.protocol.channel import DEFAULT_MAX_MESSAGE_SIZE, ChannelProtocol
@@ -32,13 +35,17 @@ from nodecompat.protocol.events import (
     Message,
     SendFailed,
     Sent,
+    SocketCount,
+    SocketsClosed,
 )
+from nodecompat.transport.handles import OutgoingHandle, handle_type
 from nodecompat.transport.unix import UnixTransport
 
 __all__ = [
     "DEFAULT_MAX_QUEUED",
     "EXIT_FLUSH_LIMIT",
     "Connection",
+    "Question",
     "connect_to_parent",
     "log_incomplete",
 ]
@@ -48,6 +55,35 @@ DEFAULT_MAX_QUEUED: Final = 2**28
 
 EXIT_FLUSH_LIMIT: Final = 10.0
 """Seconds without progress after which an exiting interpreter gives up what is unsent."""
+
+
+def _nothing() -> None:
+    """What happens where nobody asked to be called."""
+
+
+class Question:
+    """What the peer was asked about a socket list; ``done`` once it has answered, or has gone.
+
+    ``count`` is the number of sockets that are open there: 0 in the answer to "tell me when none
+    is", and from a peer that has gone.
+    """
+
+    __slots__ = ("_answer", "count", "done", "key")
+
+    def __init__(self, key: str, answer: type[SocketCount] | type[SocketsClosed]) -> None:
+        self.key = key
+        self._answer = answer
+        self.count = 0
+        self.done = False
+
+    def take(self, event: SocketCount | SocketsClosed) -> bool:
+        """Take an answer, if it is the one to this question."""
+        if type(event) is not self._answer or event.key != self.key:
+            return False
+        if isinstance(event, SocketCount):
+            self.count = event.number
+        self.done = True
+        return True
 
 
 def log_incomplete(error: NodeIPCError) -> None:
@@ -92,6 +128,11 @@ class Connection:
         self.error: NodeIPCError | None = None
         self.before_close: Callable[[], None] | None = None
         """Called once, while the descriptor is still open: whoever watches it stops."""
+        self.on_socket_closed: Callable[[], object] = _nothing
+        """Called when a socket that the peer counts was closed, on whatever thread that was; what
+        it leads to is done by ``report_closed_sockets``."""
+        self._questions: list[Question] = []
+        self._closed_sockets: deque[str] = deque()
         self.lock = ChannelLock()
         """For whoever uses the connection from several threads; the exit takes it too."""
 
@@ -130,7 +171,7 @@ class Connection:
         if not self.inbox:
             self._queued = 0
             return True
-        return self._protocol.awaiting_ack
+        return self._protocol.awaiting_ack or bool(self._questions)
 
     def fileno(self) -> int:
         """The channel's descriptor, -1 once it is closed."""
@@ -141,16 +182,42 @@ class Connection:
     def send(
         self,
         message: Any,
-        handle: Any = None,
-        info: HandleInfo | None = None,
-        *,
-        keep_open: bool = False,
     ) -> int:
         """Accept a message, write what the kernel takes of it; returns its id for ``settled``."""
-        if handle is not None:
-            raise InvalidHandle("handles are not supported yet: send the message without one")
         self._check_open()
-        send_id = self._protocol.send(message, handle, info, keep_open=keep_open)
+        send_id = self._protocol.send(message)
+        self._transport.enqueue(self._protocol.data_to_send())
+        self.flush()
+        return send_id
+
+    def send_handle(
+        self,
+        message: Any,
+        handle: Any,
+        *,
+        keep_open: bool = False,
+        wanted: str | None = None,
+        key: str | None = None,
+    ) -> int:
+        """As ``send``, with a handle; settled once the peer has acknowledged it.
+
+        A connected stream socket is closed then, unless ``keep_open``. ``wanted`` asks for one of
+        Node's types by name, ``key`` names the socket list that counts the socket. Raises
+        InvalidHandle as well.
+        """
+        self._check_open()
+        kind = handle_type(handle, wanted)
+        moves = kind.moves and not keep_open
+        outgoing = OutgoingHandle(handle, moves=moves)
+        try:
+            info = HandleInfo(
+                kind.name, key if kind.name == "net.Socket" else None, kind.dgram_type
+            )
+            send_id = self._protocol.send(message, outgoing, info, keep_open=not moves)
+        except BaseException:
+            outgoing.release(delivered=False)
+            raise
+        self._waiting_for_ack.add(send_id)
         self._transport.enqueue(self._protocol.data_to_send())
         self.flush()
         return send_id
@@ -189,9 +256,13 @@ class Connection:
 
     def flush(self) -> None:
         """Write as much as the kernel takes."""
-        if self._transport.unsent:
+        while self._transport.unsent:
             try:
                 self._transport.flush()
+                break
+            except HandleNotReceived as error:
+                self._protocol.handle_failed(error)
+                self._dispatch()
             except ConnectionError:
                 # The peer is gone. What it sent before is still to be read, up to the end.
                 self._write_failed = True
@@ -199,11 +270,11 @@ class Connection:
             except OSError as error:
                 self._fail(error)
                 return
-        if self._transport.unsent:
+        if self._transport.unsent or self._protocol.awaiting_ack:
             _unfinished.add(self)
-            return
-        _unfinished.discard(self)
-        if self._ending and not self.closed:
+        else:
+            _unfinished.discard(self)
+        if self._ending and not self._transport.unsent and not self.closed:
             self._close()
 
     def disconnect(self) -> None:
@@ -246,28 +317,35 @@ class Connection:
 
     def _flush_before_exit(self) -> None:
         self.flush()
-        while self._transport.unsent:
-            before = self._transport.unsent
+        deadline = time.monotonic() + EXIT_FLUSH_LIMIT
+        before = self._progress()
+        while not self.closed and (self._transport.unsent or self._protocol.awaiting_ack):
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                warnings.warn(
+                    f"the peer takes no data: {self._transport.unsent} bytes and "
+                    f"{self._protocol.queued_sends} messages behind a handle were not sent "
+                    "before the exit",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                return
             poller = select.poll()
-            poller.register(
-                self.fileno(), select.POLLOUT | (select.POLLIN if self.wants_read else 0)
-            )
-            deadline = time.monotonic() + EXIT_FLUSH_LIMIT
-            while self._transport.unsent == before:
-                remaining = deadline - time.monotonic()
-                if remaining <= 0:
-                    warnings.warn(
-                        f"the peer takes no data: {before} bytes were not sent before the exit",
-                        RuntimeWarning,
-                        stacklevel=2,
-                    )
-                    return
-                poller.poll(remaining * 1000)
-                # A peer that is blocked in a write of its own reads on once that has gone through.
-                self.read()
-                self.flush()
-                if not self.wants_read and self._transport.unsent:
-                    poller.modify(self.fileno(), select.POLLOUT)
+            writing = select.POLLOUT if self._transport.unsent else 0
+            reading = select.POLLIN if self.wants_read else 0
+            poller.register(self.fileno(), writing | reading)
+            poller.poll(remaining * 1000)
+            # A peer that is blocked in a write of its own reads on once that has gone through.
+            self.read()
+            self.flush()
+            if self._progress() != before:
+                deadline = time.monotonic() + EXIT_FLUSH_LIMIT
+                before = self._progress()
+
+    def _progress(self) -> tuple[int, int, bool]:
+        """What changes when the peer takes something."""
+        protocol = self._protocol
+        return self._transport.unsent, protocol.queued_sends, protocol.awaiting_ack
 
     def _check_open(self) -> None:
         if self._write_failed or self.closed:
@@ -279,6 +357,8 @@ class Connection:
         """One read, and all that follows from it; False when there was nothing to read."""
         if self.closed:
             return False
+        if self._closed_sockets:
+            self.report_closed_sockets()
         try:
             received = self._transport.read()
         except OSError as error:
@@ -293,6 +373,7 @@ class Connection:
                 self._queued = 0
             if not self._ending:
                 self._queued += len(data)
+            self._protocol.written = self._transport.written
             self._protocol.receive_data(data, handles)
         else:
             # Nobody is left to read what was not written yet.
@@ -301,6 +382,59 @@ class Connection:
         self._dispatch()
         self.flush()
         return True
+
+    def take_handle(self, message: Message) -> socket.socket | None:
+        """The handle of a message as a socket, which is the caller's from here on, or None."""
+        if message.handle is None:
+            return None
+        key = message.info.key if message.info is not None else None
+        on_close = None if key is None else partial(self._socket_closed, key)
+        taken: socket.socket = message.handle.to_socket(on_close)
+        return taken
+
+    def drop_handle(self, message: Message) -> None:
+        """Close the handle of a message that was asked for without it, with a ResourceWarning."""
+        try:
+            message.handle.close_untaken()
+        finally:
+            if message.info is not None and message.info.key is not None:
+                self._socket_closed(message.info.key)
+
+    def _socket_closed(self, key: str) -> None:
+        """A socket of a list was closed; called from any thread, at any time, also by the GC."""
+        self._closed_sockets.append(key)
+        self.on_socket_closed()
+
+    def report_closed_sockets(self) -> None:
+        """Answer the peer's questions about sockets that were closed meanwhile."""
+        while self._closed_sockets:
+            self._protocol.socket_closed(self._closed_sockets.popleft())
+        self._transport.enqueue(self._protocol.data_to_send())
+        self.flush()
+
+    def ask_socket_count(self, key: str) -> Question:
+        """Ask the peer how many sockets of a list are open there."""
+        self._check_open()
+        self._protocol.ask_socket_count(key)
+        return self._ask(Question(key, SocketCount))
+
+    def ask_sockets_closed(self, key: str) -> Question:
+        """Ask the peer to say when no socket of a list is open there any more."""
+        self._check_open()
+        self._protocol.ask_sockets_closed(key)
+        return self._ask(Question(key, SocketsClosed))
+
+    def _ask(self, question: Question) -> Question:
+        self._questions.append(question)
+        self._transport.enqueue(self._protocol.data_to_send())
+        self.flush()
+        return question
+
+    def _answered(self, event: SocketCount | SocketsClosed) -> None:
+        for question in self._questions:
+            if question.take(event):
+                self._questions.remove(question)
+                return
 
     def _fail(self, error: OSError) -> None:
         """The descriptor does not work any more: the channel ends here."""
@@ -344,6 +478,7 @@ class Connection:
     def _dispatch(self) -> None:
         """Act on what the protocol says."""
         inbox = self.inbox
+        violation: ProtocolError | None = None
         for event in self._protocol.events():
             if type(event) is Message:
                 inbox.append(event)
@@ -351,12 +486,20 @@ class Connection:
                 # None of those that reach this place are of use to anyone yet.
                 if event.handle is not None:
                     event.handle.close()
+                    if event.info is not None and event.info.key is not None:
+                        self._protocol.socket_closed(event.info.key)
             elif isinstance(event, Sent):
+                if self._transport.written < event.id:
+                    violation = ProtocolError(
+                        "the peer acknowledged a handle that was not sent yet"
+                    )
                 self._settle(event.id, None)
             elif isinstance(event, SendFailed):
                 self._settle(event.id, event.error)
             elif isinstance(event, HandleReleased):
-                event.handle.close()
+                event.handle.release(event.delivered)
+            elif isinstance(event, (SocketCount, SocketsClosed)):
+                self._answered(event)
             elif isinstance(event, Disconnected):
                 self._ending = True
                 self._end_error = event.error
@@ -365,6 +508,9 @@ class Connection:
         outgoing = self._protocol.data_to_send()
         if outgoing:
             self._transport.enqueue(outgoing)
+        if violation is not None:
+            self._protocol.abort(violation)
+            self._dispatch()
 
     def _settle(self, send_id: int, error: NodeIPCError | None) -> None:
         if send_id in self._waiting_for_ack:
@@ -377,13 +523,16 @@ class Connection:
             self.before_close = None
         self.closed = True
         self._transport.close()
+        for question in self._questions:
+            question.done = True
+        self._questions.clear()
         _unfinished.discard(self)
 
 
 # --------------------------------------------------------------------------------------- exiting
 
 _unfinished: set[Connection] = set()
-"""The connections with unsent output: kept alive for the exit, whoever else has forgotten them."""
+"""The connections with output or handles on their way: kept alive for the exit."""
 
 
 def _flush_at_exit() -> None:

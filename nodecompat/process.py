@@ -11,6 +11,7 @@ channel ``connected`` is False, ``channel`` is None, and listeners are never cal
 from __future__ import annotations
 
 import select
+import socket
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ from nodecompat.errors import (
     IncompleteMessage,
     NodeIPCError,
     NotForked,
+    ProtocolError,
 )
 from nodecompat.locks import ChannelLock
 from nodecompat.transport.wakeup import Wakeup
@@ -100,6 +102,7 @@ class _Process:
             self._connection.lock = self._lock
             self._connection.before_close = self._closing
             self._wakeup = Wakeup()
+            self._connection.on_socket_closed = self._wakeup.set
             self._start()
         return self._connection
 
@@ -139,20 +142,28 @@ class _Process:
     def send(
         self,
         message: Any,
-        handle: Any,
+        handle: socket.socket | None,
         keep_open: bool,
+        handle_type: str | None,
         callback: Callable[[Exception | None], object] | None,
     ) -> bool:
         with self._lock:
             connection = self._require()
             try:
-                send_id = connection.send(message, handle, keep_open=keep_open)
+                if handle is None:
+                    send_id = connection.send(message)
+                else:
+                    send_id = connection.send_handle(
+                        message, handle, keep_open=keep_open, wanted=handle_type
+                    )
             except ChannelClosed as error:
                 if callback is None:
                     raise
                 self._failures.append((callback, error))
                 self._start()
                 return False
+            if callback is None and handle is not None:
+                callback = _raise_lost
             if callback is not None:
                 self._callbacks.append((send_id, callback))
                 self._start()
@@ -257,8 +268,8 @@ class _Process:
         if connection.inbox and self._listeners["message"]:
             message = connection.inbox.popleft()
             try:
-                handle = None if message.handle is None else message.handle.to_socket()
-            except OSError as error:
+                handle = connection.take_handle(message)
+            except (ProtocolError, OSError) as error:
                 return [_raiser(error)], (error,)
             return self._take_listeners("message"), (message.message, handle)
         if self._incomplete is not None:
@@ -316,6 +327,7 @@ class _Process:
         if not connection.closed:
             return False
         if self._wakeup is not None:
+            connection.on_socket_closed = lambda: None
             self._wakeup.close()
             self._wakeup = None
         return True
@@ -341,6 +353,7 @@ class _Process:
         for fd, events in ready:
             if fd == self._wakeup.fileno():
                 self._wakeup.clear()
+                connection.report_closed_sockets()
             elif fd == connection.fileno():
                 if events & select.POLLOUT:
                     connection.flush()
@@ -349,6 +362,11 @@ class _Process:
 
 
 _process: Final = _Process()
+
+
+def _raise_lost(error: Exception | None) -> None:
+    if error is not None:
+        raise error
 
 
 def _raiser(error: Exception) -> Listener:
@@ -375,19 +393,21 @@ def __getattr__(name: str) -> Any:
 
 def send(
     message: Any,
-    handle: Any = None,
+    handle: socket.socket | None = None,
     *,
     keep_open: bool = False,
+    handle_type: str | None = None,
     callback: Callable[[Exception | None], object] | None = None,
 ) -> bool:
     """Queue a message for the parent; returns False once 128 KiB wait to be written.
 
-    It never blocks, and what it accepted is written before the interpreter exits. ``callback`` is
-    called on the background thread, with None once the kernel has the message, or with the error.
-    Raises NotForked without a channel, ChannelClosed after the end (a ``callback`` gets that one
-    instead), MessageError, MessageTooLarge. Follows ``process.send``.
+    It never blocks, and what it accepted is written before the interpreter exits. ``handle``,
+    ``keep_open`` and ``handle_type`` are those of ``sync.Channel.send``. ``callback`` is called on
+    the background thread, with None once the kernel has the message (the peer its handle), or with
+    the error. Raises NotForked without a channel, ChannelClosed after the end (a ``callback`` gets
+    that one instead), MessageError, MessageTooLarge, InvalidHandle. Follows ``process.send``.
     """
-    return _process.send(message, handle, keep_open, callback)
+    return _process.send(message, handle, keep_open, handle_type, callback)
 
 
 def disconnect() -> None:

@@ -23,6 +23,7 @@ import pytest
 import nodecompat
 from nodecompat.connection import Connection
 from nodecompat.protocol.channel import DEFAULT_MAX_MESSAGE_SIZE, ChannelProtocol
+from nodecompat.protocol.serialization import Frame
 from nodecompat.transport.unix import UnixTransport, channel_pair
 
 LIMIT: Final = 20.0
@@ -108,6 +109,11 @@ class Peer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def in_one_piece(frame: Frame) -> bytes:
+    """A frame as it is on the wire."""
+    return frame if isinstance(frame, bytes) else b"".join(frame)
 
 
 def lines(*messages: Any) -> bytes:

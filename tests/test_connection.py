@@ -20,7 +20,6 @@ from nodecompat.errors import (
     ChannelClosed,
     HandshakeError,
     IncompleteMessage,
-    InvalidHandle,
     MessageError,
     MessageTooLarge,
     NotForked,
@@ -122,13 +121,6 @@ def test_bound_counts_for_what_is_sent() -> None:
         connection.send("x" * 90)
         connection.disconnect()
         assert peer.read_all_messages() == ["x" * 90]
-
-
-def test_handle_is_refused_as_long_as_it_cannot_travel(pair: Pair, stack: ExitStack) -> None:
-    connection, peer = pair
-    with pytest.raises(InvalidHandle, match="not supported yet"):
-        connection.send("with", stack.enter_context(socket.socket()))
-    assert peer.at_end()
 
 
 def test_send_to_a_peer_that_is_gone_fails(pair: Pair) -> None:

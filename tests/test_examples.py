@@ -14,6 +14,14 @@ _PRINTED = {
     "python examples/parent/main.py": "{'slug': 'hello-from-python'}\n",
     "python examples/script/main.py": ("{'step': 1}\n{'step': 2}\n{'step': 3}\nexit code 0\n"),
     "node examples/listener/parent.mjs": ("{ echo: { hello: 'world' } }\nthe parent has gone\n"),
+    "python examples/handover/main.py": (
+        "Hello, a client of Python! This is Node.\nclosed here: True\n"
+    ),
+    "node examples/handover/parent.mjs": "Hello, a client of Node! This is Python.\n",
+    "node examples/servers/parent.mjs asyncio_worker.py": "Hello from asyncio\n",
+    "node examples/servers/parent.mjs socketserver_worker.py": "Hello from socketserver\n",
+    "node examples/servers/parent.mjs http_worker.py": "Hello from http.server\n",
+    "node examples/servers/parent.mjs uvicorn_worker.py": "Hello from uvicorn\n",
 }
 
 _README = (CHECKOUT / "examples" / "README.md").read_text()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import warnings
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 
-from nodecompat.connection import DEFAULT_MAX_QUEUED, Connection, connect_to_parent
+from nodecompat.connection import DEFAULT_MAX_QUEUED, Connection, Question, connect_to_parent
 from nodecompat.errors import ChannelClosed
 from nodecompat.protocol.channel import DEFAULT_MAX_MESSAGE_SIZE
+from nodecompat.protocol.events import Message
 
 __all__ = ["Channel", "Opening", "connect_parent"]
 
@@ -35,8 +38,10 @@ class Channel:
         self._writing = False
         self._receivers: deque[asyncio.Future[None]] = deque()
         self._senders: dict[asyncio.Future[None], int] = {}
+        self._askers: dict[asyncio.Future[None], Question] = {}
         self._ended: asyncio.Future[None] | None = None
         connection.before_close = self._unwatch
+        connection.on_socket_closed = self._socket_closed
         self._update()
 
     # ------------------------------------------------------------------------------------ state
@@ -57,20 +62,63 @@ class Channel:
 
     # ---------------------------------------------------------------------------------- sending
 
-    async def send(self, message: Any, handle: Any = None, *, keep_open: bool = False) -> None:
+    async def send(
+        self,
+        message: Any,
+        handle: socket.socket | None = None,
+        *,
+        keep_open: bool = False,
+        handle_type: str | None = None,
+    ) -> None:
         """Send a message; returns once the kernel has all of it.
 
         While the peer does not read, this waits. Cancelling the wait does not take the message
-        back: it goes out whole, in its place. Raises ChannelClosed, MessageError (names the value
-        that cannot go), MessageTooLarge. Follows ``process.send`` and ``subprocess.send``.
+        back: it goes out whole, in its place. With a ``handle``, a socket that listens, is
+        connected, or is UDP, it returns once the peer has acknowledged it; a connected stream
+        socket is closed here then, unless ``keep_open``. ``handle_type`` asks for a type by Node's
+        name, where a socket can be several (``net.Native``, ``dgram.Native``,
+        ``net.BoundSocket``). Raises ChannelClosed, MessageError (names the value that cannot go),
+        MessageTooLarge; InvalidHandle before anything is sent, HandleNotReceived. Follows
+        ``process.send`` and ``subprocess.send``.
         """
         connection = self._connection
-        send_id = connection.send(message, handle, keep_open=keep_open)
-        if connection.written < send_id:
-            await self._finish_send(send_id)
-        elif self._senders:
-            # It has written what others wait for.
-            self._update()
+        if handle is None:
+            send_id = connection.send(message)
+            if connection.written < send_id:
+                await self._finish_send(send_id)
+            elif self._senders:
+                # It has written what others wait for.
+                self._update()
+        else:
+            await self._finish_send(
+                connection.send_handle(message, handle, keep_open=keep_open, wanted=handle_type)
+            )
+
+    async def send_counted(self, message: Any, handle: socket.socket, key: str) -> None:
+        """As ``send``, with a connection that a socket list counts; for ``Server``."""
+        await self._finish_send(self._connection.send_handle(message, handle, key=key))
+
+    async def socket_count(self, key: str) -> int:
+        """How many sockets of a list are open at the peer, 0 when it has gone; for ``Server``."""
+        if not self._connection.connected:
+            return 0
+        return await self._answer(self._connection.ask_socket_count(key))
+
+    async def wait_sockets_closed(self, key: str) -> None:
+        """Wait until no socket of a list is open at the peer, or it has gone; for ``Server``."""
+        if self._connection.connected:
+            await self._answer(self._connection.ask_sockets_closed(key))
+
+    async def _answer(self, question: Question) -> int:
+        self._update()
+        while not question.done:
+            waiter = self._loop.create_future()
+            self._askers[waiter] = question
+            try:
+                await waiter
+            finally:
+                del self._askers[waiter]
+        return question.count
 
     async def send_many(self, messages: Iterable[Any]) -> None:
         """Send several messages in as few writes as possible; returns once the kernel has them all.
@@ -108,17 +156,18 @@ class Channel:
         """
         received = self._take() if self._inbox else await self._next(timeout)
         if received[1] is not None:
-            received[1].close_untaken()
+            self._connection.drop_handle(received)
         return received[0]
 
-    async def recv_with_handle(self, timeout: float | None = None) -> tuple[Any, Any]:
+    async def recv_with_handle(
+        self, timeout: float | None = None
+    ) -> tuple[Any, socket.socket | None]:
         """The next message and the handle that came with it, or None; otherwise as ``recv``.
 
         The handle is a ``socket.socket``, which is the caller's from here on.
         """
         received = self._take() if self._inbox else await self._next(timeout)
-        handle = received[1]
-        return received[0], None if handle is None else handle.to_socket()
+        return received[0], self._connection.take_handle(received)
 
     def __aiter__(self) -> Self:
         """The messages, until the peer disconnects or dies; raises when it breaks the protocol."""
@@ -131,7 +180,7 @@ class Channel:
             self._connection.end_of_iteration()
             raise StopAsyncIteration from None
 
-    async def _next(self, timeout: float | None) -> Any:
+    async def _next(self, timeout: float | None) -> Message:
         if timeout is None:
             await self._message_or_end()
         else:
@@ -143,7 +192,7 @@ class Channel:
         # No await between the look and the taking: a cancelled task has taken nothing.
         return self._take()
 
-    def _take(self) -> Any:
+    def _take(self) -> Message:
         received = self._inbox.popleft()
         if not self._reading and not self._inbox:
             # Reading had stopped at its bound; the peer may need it for what is awaited next.
@@ -266,8 +315,21 @@ class Channel:
             for waiter, send_id in self._senders.items():
                 if not waiter.done() and connection.settled(send_id):
                     waiter.set_result(None)
+        for waiter, question in self._askers.items():
+            if question.done and not waiter.done():
+                waiter.set_result(None)
         if connection.closed and self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
+
+    def _socket_closed(self) -> None:
+        """A socket that the peer counts was closed, on any thread, perhaps by the GC."""
+        # A loop that is closed has nobody who asks, either.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._report_closed_sockets)
+
+    def _report_closed_sockets(self) -> None:
+        self._connection.report_closed_sockets()
+        self._update()
 
     def _unwatch(self) -> None:
         if self._reading:

@@ -8,20 +8,19 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, Final, Literal
+from typing import Any, Final
 
 import click
 from rich.console import Console
-from rich.text import Text
 
 from nodecompat import __version__
 from nodecompat import asyncio as async_ipc
 from nodecompat import sync as sync_ipc
+from nodecompat.cli.demo_handles import hand_over_each_way
 from nodecompat.cli.programs import (
     CHILD_JS,
     CHILD_PY,
@@ -33,6 +32,7 @@ from nodecompat.cli.programs import (
     python_version,
     readable,
 )
+from nodecompat.cli.stage import Failed, Screen, Stage, expect
 from nodecompat.errors import ChannelClosed, NodeIPCError, NodeNotFound
 
 __all__ = ["demo"]
@@ -59,7 +59,7 @@ def demo(exec_path: str | None, timeout: float) -> int:
     Starts them, shows who says what to whom, and checks every answer. Exit status: 0, or 1 if any
     part failed.
     """
-    screen = _Screen(Console(markup=False, highlight=False, emoji=False))
+    screen = Screen(Console(markup=False, highlight=False, emoji=False))
     began = time.monotonic()
     try:
         node = chosen_node(exec_path).path
@@ -84,109 +84,16 @@ def demo(exec_path: str | None, timeout: float) -> int:
     return 1 if failed else 0
 
 
-class _Failed(Exception):
-    """A part did not go as it must; the text says why."""
-
-
-class _Screen:
-    """Prints the conversation: in colour and cut to the width on a terminal, plain elsewhere."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._unicode = console.encoding.lower().startswith("utf")
-        self._to_child, self._to_parent = ("──▶", "◀──") if self._unicode else ("-->", "<--")
-
-    def title(self, text: str) -> None:
-        self._print(Text(text, style="bold"), before="\n")
-
-    def sent(self, parent: str, child: str, message: Any) -> None:
-        """The parent said something to its child."""
-        self._said(parent, self._to_child, child, message)
-
-    def received(self, parent: str, child: str, message: Any) -> None:
-        """The child said something to its parent."""
-        self._said(parent, self._to_parent, child, message)
-
-    def note(self, text: str) -> None:
-        self._print(Text(f"  {text}", style="dim"))
-
-    def good(self, text: str) -> None:
-        self._print(Text(f"  {'✓ ' if self._unicode else ''}{text}", style="green"))
-
-    def bad(self, text: str) -> None:
-        self._whole(Text(f"  {'✗ ' if self._unicode else ''}{text}", style="bold red"))
-
-    def output(self, text: str) -> None:
-        """What a program wrote, nothing of it left out."""
-        for line in text.splitlines():
-            self._whole(Text(f"  | {line if self._unicode else ascii(line)[1:-1]}"))
-
-    def _said(self, parent: str, arrow: str, child: str, message: Any) -> None:
-        self._print(
-            Text.assemble(
-                ("  " + parent, "cyan"),
-                (f" {arrow} ", "bold"),
-                (f"{child:<8}", "yellow"),
-                self._shown(message),
-            )
-        )
-
-    def _shown(self, message: Any) -> str:
-        return json.dumps(message, ensure_ascii=not self._unicode)
-
-    def _print(self, text: Text, before: str = "") -> None:
-        if not self._console.is_terminal:
-            self._whole(text, before)
-            return
-        overflow: Literal["ellipsis", "crop"] = "ellipsis" if self._unicode else "crop"
-        self._console.print(before, text, sep="", no_wrap=True, overflow=overflow)
-
-    def _whole(self, text: Text, before: str = "") -> None:
-        self._console.print(before, text, sep="", soft_wrap=True)
-
-
-class _Stage:
-    """What a part plays on: the screen, the Node, the time that it has."""
-
-    def __init__(self, screen: _Screen, node: str, limit: float, stderr: IO[bytes]) -> None:
-        self.screen = screen
-        self.node = node
-        self.limit = limit
-        self.stderr = stderr
-        self.expired = False
-
-    @property
-    def stdio(self) -> list[str | IO[bytes]]:
-        """The stdio of a child: what it writes is kept for the case that the part fails."""
-        return ["ignore", self.stderr, self.stderr, "ipc"]
-
-    @contextlib.contextmanager
-    def limited(self, kill: Callable[[], object]) -> Iterator[None]:
-        """Call ``kill``, on another thread, when the body takes longer than the part may."""
-
-        def expire() -> None:
-            self.expired = True
-            kill()
-
-        timer = threading.Timer(self.limit, expire)
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-            timer.join()
-
-
 @dataclass(frozen=True)
 class _Part:
     title: str
-    play: Callable[[_Stage], None]
+    play: Callable[[Stage], None]
 
 
-def _play(part: _Part, screen: _Screen, node: str, limit: float) -> bool:
+def _play(part: _Part, screen: Screen, node: str, limit: float) -> bool:
     began = time.monotonic()
     with tempfile.TemporaryFile() as stderr:
-        stage = _Stage(screen, node, limit, stderr)
+        stage = Stage(screen, node, limit, stderr)
         try:
             part.play(stage)
             # A program that was ended at the last moment may still have looked well.
@@ -195,7 +102,7 @@ def _play(part: _Part, screen: _Screen, node: str, limit: float) -> bool:
         except Exception as error:
             if stage.expired or type(error) is TimeoutError:
                 screen.bad(f"failed: not done within {limit:g} s")
-            elif isinstance(error, (_Failed, NodeIPCError, OSError)):
+            elif isinstance(error, (Failed, NodeIPCError, OSError)):
                 screen.bad(f"failed: {error}")
             else:
                 screen.bad("failed: this is a bug in nodecompat")
@@ -210,15 +117,10 @@ def _play(part: _Part, screen: _Screen, node: str, limit: float) -> bool:
     return True
 
 
-def _expect(what: str, got: object, wanted: object) -> None:
-    if got != wanted:
-        raise _Failed(f"{what}: expected {wanted!r}, got {got!r}")
-
-
 # ---------------------------------------------------------------------- a Node parent
 
 
-def _node_parent(stage: _Stage) -> None:
+def _node_parent(stage: Stage) -> None:
     process = subprocess.Popen(
         [stage.node, PARENT_JS, sys.executable, CHILD_PY],
         stdin=subprocess.DEVNULL,
@@ -242,7 +144,7 @@ def _node_parent(stage: _Stage) -> None:
     finally:
         process.stdout.close()
     if status != 0 or not done:
-        raise _Failed(f"the Node parent ended with status {status} before all was said")
+        raise Failed(f"the Node parent ended with status {status} before all was said")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -250,13 +152,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         kill_group(process.pid)
 
 
-def _show_report(screen: _Screen, line: bytes) -> bool:
+def _show_report(screen: Screen, line: bytes) -> bool:
     """Show one line of what parent.cjs reports; true for the last one."""
     try:
         report = json.loads(line)
         event = report["event"]
     except (ValueError, TypeError, KeyError) as error:
-        raise _Failed(f"the Node parent printed what is no report: {line[:200]!r}") from error
+        raise Failed(f"the Node parent printed what is no report: {line[:200]!r}") from error
     match event:
         case "forked":
             screen.note(f"Node forked Python, pid {report['pid']}")
@@ -267,7 +169,7 @@ def _show_report(screen: _Screen, line: bytes) -> bool:
         case "note":
             screen.note(report["text"])
         case "failed":
-            raise _Failed(f"the Node parent says: {report['why']}")
+            raise Failed(f"the Node parent says: {report['why']}")
     return bool(event == "done")
 
 
@@ -275,25 +177,25 @@ def _show_report(screen: _Screen, line: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def _node_child(stage: _Stage) -> Iterator[sync_ipc.Child]:
+def _node_child(stage: Stage) -> Iterator[sync_ipc.Child]:
     """A Node child that has introduced itself, and that must end well after the body."""
     with sync_ipc.fork(CHILD_JS, exec_path=stage.node, stdio=stage.stdio) as child:
         with stage.limited(lambda: child.kill("SIGKILL")):
             stage.screen.note(f"Python forked Node, pid {child.pid}")
             try:
                 introduced = _ask(stage, child, {"do": "introduce"})
-                _expect("the pid that the child tells", introduced["pid"], child.pid)
+                expect("the pid that the child tells", introduced["pid"], child.pid)
                 yield child
             except ChannelClosed as error:
                 code = child.wait()
                 how = f"status {code}" if child.signal_code is None else child.signal_code
-                raise _Failed(f"the child ended early, with {how}: {error}") from error
+                raise Failed(f"the child ended early, with {how}: {error}") from error
             child.disconnect()
-            _expect("the child's exit status", child.wait(), 0)
+            expect("the child's exit status", child.wait(), 0)
         stage.screen.note("Python disconnected, Node ended with status 0")
 
 
-def _ask(stage: _Stage, child: sync_ipc.Child, message: Any) -> Any:
+def _ask(stage: Stage, child: sync_ipc.Child, message: Any) -> Any:
     child.send(message)
     stage.screen.sent("Python", "Node", message)
     reply = child.recv()
@@ -301,29 +203,29 @@ def _ask(stage: _Stage, child: sync_ipc.Child, message: Any) -> Any:
     return reply
 
 
-def _python_parent(stage: _Stage) -> None:
+def _python_parent(stage: Stage) -> None:
     with _node_child(stage) as child:
         words = ["zebra", "ähre", "Apfel"]
         words_sorted = _ask(stage, child, {"do": "sort", "words": words, "locale": "de"})
-        _expect("the sorted words", words_sorted, ["ähre", "Apfel", "zebra"])
+        expect("the sorted words", words_sorted, ["ähre", "Apfel", "zebra"])
 
         value: dict[str, object] = {
             "text": "Grüße, 世界 🐍",
             "nested": [None, True, -0.5, {"empty": []}],
         }
-        _expect("the echo", _ask(stage, child, {"do": "echo", "value": value}), value)
+        expect("the echo", _ask(stage, child, {"do": "echo", "value": value}), value)
 
         child.send_many({"do": "echo", "value": number} for number in range(_ROUND_TRIPS))
         numbers = [child.recv() for _ in range(_ROUND_TRIPS)]
-        _expect("the numbers, in order", numbers, list(range(_ROUND_TRIPS)))
+        expect("the numbers, in order", numbers, list(range(_ROUND_TRIPS)))
         stage.screen.note(f"{_ROUND_TRIPS} more messages there and back, in order")
 
 
-def _several_children(stage: _Stage) -> None:
+def _several_children(stage: Stage) -> None:
     asyncio.run(_count_primes(stage))
 
 
-async def _count_primes(stage: _Stage) -> None:
+async def _count_primes(stage: Stage) -> None:
     below, count = _PRIMES_BELOW
     share = below // _CHILDREN
 
@@ -342,7 +244,7 @@ async def _count_primes(stage: _Stage) -> None:
                 # Out of time, or another child has failed: leaving would wait for this one.
                 child.kill("SIGKILL")
                 raise
-        raise _Failed(f"{name} disconnected before it had counted")
+        raise Failed(f"{name} disconnected before it had counted")
 
     try:
         async with asyncio.timeout(stage.limit), asyncio.TaskGroup() as group:
@@ -351,7 +253,7 @@ async def _count_primes(stage: _Stage) -> None:
         # The first to fail made the group cancel the others.
         raise failures.exceptions[0] from None
     counts = [task.result() for task in tasks]
-    _expect(f"the number of primes below {below}", sum(counts), count)
+    expect(f"the number of primes below {below}", sum(counts), count)
     stage.screen.note(f"{' + '.join(map(str, counts))} = {count} primes below {below}")
 
 
@@ -359,4 +261,5 @@ _PARTS: Final = (
     _Part("A Node parent with a Python child, JSON", _node_parent),
     _Part("A Python parent with a Node child, JSON", _python_parent),
     _Part(f"An asyncio parent with {_CHILDREN} Node children at once", _several_children),
+    _Part("A server and a connection handed each way", hand_over_each_way),
 )

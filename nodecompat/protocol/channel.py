@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from nodecompat.errors import (
@@ -32,7 +32,6 @@ from nodecompat.errors import (
     NodeIPCError,
     ProtocolError,
 )
-from nodecompat.protocol import json_codec
 from nodecompat.protocol.events import (
     Disconnected,
     Event,
@@ -43,9 +42,13 @@ from nodecompat.protocol.events import (
     Outgoing,
     SendFailed,
     Sent,
+    SocketCount,
+    SocketsClosed,
 )
-from nodecompat.protocol.framing import FrameTooLarge, LineFramer
+from nodecompat.protocol.framing import FrameTooLarge
 from nodecompat.protocol.js_types import undefined
+from nodecompat.protocol.serialization import Frame, frame_size
+from nodecompat.protocol.serialization import serialization as serialization_named
 
 __all__ = ["DEFAULT_MAX_MESSAGE_SIZE", "ChannelProtocol", "State"]
 
@@ -86,7 +89,7 @@ _TRANSITIONS: Final[dict[tuple[State, _Trigger], State]] = {
 class _Queued(NamedTuple):
     """A send that waits for the acknowledgement of an earlier handle."""
 
-    data: bytes
+    data: Frame
     handle: Any
     id: int
     keep_open: bool
@@ -116,15 +119,22 @@ def is_internal(message: Any) -> bool:
     return isinstance(cmd, str) and len(cmd) > 5 and cmd.startswith("NODE_")
 
 
-_ACK: Final = b'{"cmd":"NODE_HANDLE_ACK"}\n'
-_NACK: Final = b'{"cmd":"NODE_HANDLE_NACK"}\n'
+_SOCKET_LIST_COMMANDS: Final = frozenset(
+    {
+        "NODE_SOCKET_GET_COUNT",
+        "NODE_SOCKET_COUNT",
+        "NODE_SOCKET_NOTIFY_CLOSE",
+        "NODE_SOCKET_ALL_CLOSED",
+    }
+)
 
 
 class ChannelProtocol:
-    """The protocol of one end of a channel, in JSON mode.
+    """The protocol of one end of a channel.
 
-    ``max_message_size`` bounds a message in bytes on the wire, both ways. Not safe for use from
-    several threads at once: whoever waits for the channel also guards it.
+    ``serialization`` is ``json`` or ``advanced``; ValueError for any other. ``max_message_size``
+    bounds a message in bytes on the wire, both ways. Not safe for use from several threads at once:
+    whoever waits for the channel also guards it.
     """
 
     serialization: str
@@ -135,23 +145,27 @@ class ChannelProtocol:
         *,
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
     ) -> None:
-        if serialization != "json":
-            known = "'advanced' is not supported yet" if serialization == "advanced" else "unknown"
-            raise ValueError(f"serialization={serialization!r}: {known}; use 'json'")
+        mode = serialization_named(serialization)
         if max_message_size < 1:
             raise ValueError(f"max_message_size={max_message_size!r}: must be at least 1 byte")
         self.serialization = serialization
         self.max_message_size = max_message_size
         self._state = State.OPEN
-        self._framer = LineFramer(max_message_size)
+        self._framer = mode.framer(max_message_size)
+        self._encode = mode.encode
+        self._decode_many = mode.decode_many
         self._events: list[Event] = []
         self._outgoing: list[Outgoing] = []
         self._last_id = 0
+        self.written: int | None = None
         self._in_flight: _InFlight | None = None
         self._queue: deque[_Queued] = deque()
         self._drained = False
         self._lines = 0
         self._unclaimed: deque[tuple[Any, int]] = deque()
+        # Socket lists: open sockets that came from the peer, and its questions that wait for none.
+        self._open_sockets: dict[str, int] = {}
+        self._close_questions: dict[str, int] = {}
 
     # ------------------------------------------------------------------------------------ state
 
@@ -197,14 +211,14 @@ class ChannelProtocol:
         if self._state is not State.OPEN:
             raise ChannelClosed("cannot send: the channel is closed")
         if handle is None:
-            data = json_codec.encode(message)
+            data = self._encode(message)
         else:
             if info is None:
                 raise ValueError("a handle needs a HandleInfo")
-            data = _encode_with_handle(message, info)
-        if len(data) > self.max_message_size:
+            data = _encode_with_handle(self._encode, message, info)
+        if (size := frame_size(data)) > self.max_message_size:
             raise MessageTooLarge(
-                f"the message takes {len(data)} bytes; "
+                f"the message takes {size} bytes; "
                 f"this channel's max_message_size is {self.max_message_size}"
             )
         self._last_id = send_id = self._last_id + 1
@@ -223,13 +237,13 @@ class ChannelProtocol:
         """
         if self._state is not State.OPEN:
             raise ChannelClosed("cannot send: the channel is closed")
-        encode = json_codec.encode
+        encode = self._encode
         limit = self.max_message_size
         encoded = [encode(message) for message in messages]
         for data in encoded:
-            if len(data) > limit:
+            if (size := frame_size(data)) > limit:
                 raise MessageTooLarge(
-                    f"a message takes {len(data)} bytes; this channel's max_message_size is {limit}"
+                    f"a message takes {size} bytes; this channel's max_message_size is {limit}"
                 )
         if not encoded:
             return 0
@@ -237,9 +251,9 @@ class ChannelProtocol:
         send_id = self._last_id
         if self._in_flight is not None:
             # One entry serves: nothing tells the messages of one call apart until they are written.
-            self._queue.append(_Queued(b"".join(encoded), None, send_id, False))
+            self._queue.append(_Queued(_joined(encoded), None, send_id, False))
         else:
-            self._outgoing.append(Outgoing(b"".join(encoded), None, send_id))
+            self._outgoing.append(Outgoing(_joined(encoded), None, send_id))
         return send_id
 
     def disconnect(self) -> None:
@@ -266,6 +280,29 @@ class ChannelProtocol:
         # Set before the bytes leave: an acknowledgement can come while they are still on the way.
         self._in_flight = _InFlight(send)
         self._outgoing.append(Outgoing(send.data, send.handle, send.id))
+
+    def _send_internal(self, message: dict[str, Any]) -> None:
+        """Queue a message of the channel's own, which takes its turn like a user's."""
+        data = self._encode(message)
+        if self._in_flight is not None:
+            self._queue.append(_Queued(data, None, 0, False))
+        else:
+            self._outgoing.append(Outgoing(data, None, 0))
+
+    def handle_failed(self, error: NodeIPCError) -> None:
+        """The handle in flight could not be written, and not a byte of its message was."""
+        in_flight = self._in_flight
+        if in_flight is not None:
+            self._settle_in_flight(in_flight.send, error)
+
+    def _settle_in_flight(self, send: _Queued, error: NodeIPCError | None) -> None:
+        if error is None:
+            self._events.append(Sent(send.id))
+        else:
+            self._events.append(SendFailed(send.id, error))
+        delivered = error is None and not send.keep_open
+        self._events.append(HandleReleased(send.handle, delivered=delivered))
+        self._drain_queue()
 
     def _drain_queue(self) -> None:
         """Send what waited, up to and with the next handle."""
@@ -335,7 +372,7 @@ class ChannelProtocol:
         values: list[Any] = []
         violation: ProtocolError | None = None
         try:
-            json_codec.decode_many(frames, values.append)
+            self._decode_many(frames, values.append)
         except ProtocolError as error:
             violation = error
         append = self._events.append
@@ -358,22 +395,26 @@ class ChannelProtocol:
             self._receive_ack()
         elif cmd == "NODE_HANDLE_NACK":
             self._receive_nack()
+        elif cmd in _SOCKET_LIST_COMMANDS and isinstance(message.get("key"), str):
+            self._receive_socket_list(cmd, message["key"], message)
         else:
             self._events.append(InternalMessage(message))
 
     def _receive_handle(self, message: dict[str, Any]) -> None:
         if not self._unclaimed:
             # The descriptor got lost on the way (MSG_CTRUNC): the sender repeats the message.
-            self._outgoing.append(Outgoing(_NACK, None, 0))
+            self._outgoing.append(Outgoing(self._encode({"cmd": "NODE_HANDLE_NACK"}), None, 0))
             return
         handle, _ = self._unclaimed.popleft()
         # Node acknowledges before anyone sees the message. Neither answer ever queues.
-        self._outgoing.append(Outgoing(_ACK, None, 0))
+        self._outgoing.append(Outgoing(self._encode({"cmd": "NODE_HANDLE_ACK"}), None, 0))
         info = HandleInfo(
             _text(message.get("type")) or "",
             _text(message.get("key")),
             _text(message.get("dgramType")),
         )
+        if info.key is not None:
+            self._open_sockets[info.key] = self._open_sockets.get(info.key, 0) + 1
         inner = message.get("msg", undefined)
         if is_internal(inner):
             self._events.append(InternalMessage(inner, handle, info))
@@ -384,31 +425,80 @@ class ChannelProtocol:
         in_flight = self._in_flight
         if in_flight is None:
             return
-        send = in_flight.send
-        self._events.append(Sent(send.id))
-        self._events.append(HandleReleased(send.handle, delivered=not send.keep_open))
-        self._drain_queue()
+        if self.written is not None and self.written < in_flight.send.id:
+            self._fail(ProtocolError("the peer acknowledged a handle that was not sent yet"))
+            return
+        self._settle_in_flight(in_flight.send, None)
 
     def _receive_nack(self) -> None:
         in_flight = self._in_flight
         if in_flight is None:
             return
         send = in_flight.send
+        if self.written is not None and self.written < in_flight.send.id:
+            self._fail(ProtocolError("the peer refused a handle that was not sent yet"))
+            return
         if in_flight.retransmissions < MAX_HANDLE_RETRANSMISSIONS:
             in_flight.retransmissions += 1
             self._outgoing.append(Outgoing(send.data, send.handle, send.id))
             return
-        self._events.append(
-            SendFailed(
-                send.id,
-                HandleNotReceived(
-                    "the peer did not receive the handle in "
-                    f"{MAX_HANDLE_RETRANSMISSIONS + 1} transmissions"
-                ),
-            )
+        error = HandleNotReceived(
+            f"the peer did not receive the handle in {MAX_HANDLE_RETRANSMISSIONS + 1} transmissions"
         )
-        self._events.append(HandleReleased(send.handle, delivered=False))
-        self._drain_queue()
+        self._settle_in_flight(send, error)
+
+    # ----------------------------------------------------------------------------- socket lists
+
+    def ask_socket_count(self, key: str) -> None:
+        """Ask how many sockets of a list are open at the peer; SocketCount is the answer.
+
+        Follows ``SocketListSend`` in Node's ``internal/socket_list``. Raises ChannelClosed.
+        """
+        self._ask("NODE_SOCKET_GET_COUNT", key)
+
+    def ask_sockets_closed(self, key: str) -> None:
+        """Ask to be told when no socket of a list is open at the peer; SocketsClosed is the answer.
+
+        Raises ChannelClosed.
+        """
+        self._ask("NODE_SOCKET_NOTIFY_CLOSE", key)
+
+    def _ask(self, cmd: str, key: str) -> None:
+        if self._state is not State.OPEN:
+            raise ChannelClosed("cannot ask: the channel is closed")
+        self._send_internal({"cmd": cmd, "key": key})
+
+    def socket_closed(self, key: str) -> None:
+        """A socket that came from the peer with this key is closed here."""
+        count = self._open_sockets.get(key, 0)
+        if count > 1:
+            self._open_sockets[key] = count - 1
+            return
+        self._open_sockets.pop(key, None)
+        for _ in range(self._close_questions.pop(key, 0)):
+            self._answer({"cmd": "NODE_SOCKET_ALL_CLOSED", "key": key})
+
+    def _receive_socket_list(self, cmd: str, key: str, message: dict[str, Any]) -> None:
+        count = self._open_sockets.get(key, 0)
+        if cmd == "NODE_SOCKET_GET_COUNT":
+            self._answer({"cmd": "NODE_SOCKET_COUNT", "key": key, "count": count})
+        elif cmd == "NODE_SOCKET_NOTIFY_CLOSE":
+            if count:
+                self._close_questions[key] = self._close_questions.get(key, 0) + 1
+            else:
+                self._answer({"cmd": "NODE_SOCKET_ALL_CLOSED", "key": key})
+        elif cmd == "NODE_SOCKET_ALL_CLOSED":
+            self._events.append(SocketsClosed(key))
+        else:
+            number = message.get("count")
+            self._events.append(SocketCount(key, number if isinstance(number, int) else 0))
+
+    def _answer(self, message: dict[str, Any]) -> None:
+        # As Node: after a disconnect of ours there is nobody to answer.
+        if self._state is State.OPEN:
+            self._send_internal(message)
+
+    # ------------------------------------------------------------------------------- descriptors
 
     def _release_unclaimed(self) -> None:
         unclaimed = self._unclaimed
@@ -447,7 +537,8 @@ class ChannelProtocol:
             if send.handle is not None:
                 failure = HandleNotReceived("the channel closed before the peer took the handle")
                 self._release([send.handle])
-            self._events.append(SendFailed(send.id, failure))
+            if send.id:
+                self._events.append(SendFailed(send.id, failure))
         self._finish(error)
 
     def _finish(self, error: NodeIPCError | None) -> None:
@@ -456,12 +547,12 @@ class ChannelProtocol:
         self._events.append(Disconnected(error))
 
 
-def _encode_with_handle(message: Any, info: HandleInfo) -> bytes:
+def _encode_with_handle(encode: Callable[[Any], Frame], message: Any, info: HandleInfo) -> Frame:
     if message is undefined:
         # JSON would leave it out of the object around it.
         raise MessageError("message", "undefined cannot be a message")
     try:
-        return json_codec.encode(_handle_message(message, info))
+        return encode(_handle_message(message, info))
     except MessageError as error:
         # The path that the caller knows begins at its own message.
         path = "message" + error.path.removeprefix("message.msg")
@@ -476,6 +567,19 @@ def _handle_message(message: Any, info: HandleInfo) -> dict[str, Any]:
     if info.key is not None:
         wrapped["key"] = info.key
     return wrapped
+
+
+def _joined(frames: list[Frame]) -> Frame:
+    """Several messages as one piece of output."""
+    parts: list[bytes | memoryview] = []
+    for frame in frames:
+        if isinstance(frame, bytes):
+            parts.append(frame)
+        else:
+            parts.extend(frame)
+    if len(parts) == len(frames):
+        return b"".join(parts)
+    return tuple(parts)
 
 
 def _text(value: Any) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from nodecompat.errors import NodeIPCError
+from nodecompat.protocol.serialization import Frame
 
 __all__ = [
     "Disconnected",
@@ -16,6 +17,8 @@ __all__ = [
     "Outgoing",
     "SendFailed",
     "Sent",
+    "SocketCount",
+    "SocketsClosed",
 ]
 
 
@@ -69,6 +72,19 @@ class HandleReleased(NamedTuple):
     delivered: bool
 
 
+class SocketCount(NamedTuple):
+    """The peer's answer to ``ask_socket_count``: how many sockets of this list are open there."""
+
+    key: str
+    number: int
+
+
+class SocketsClosed(NamedTuple):
+    """The peer's answer to ``ask_sockets_closed``: no socket of this list is open there now."""
+
+    key: str
+
+
 class Disconnected(NamedTuple):
     """The last event of a channel. ``error`` is None when it ended as it should.
 
@@ -78,12 +94,21 @@ class Disconnected(NamedTuple):
     error: NodeIPCError | None
 
 
-Event = Message | InternalMessage | Sent | SendFailed | HandleReleased | Disconnected
+Event = (
+    Message
+    | InternalMessage
+    | Sent
+    | SendFailed
+    | HandleReleased
+    | SocketCount
+    | SocketsClosed
+    | Disconnected
+)
 
 
 class Outgoing(NamedTuple):
     """Bytes to write. A handle travels with the first of them; the id is the send's, or 0."""
 
-    data: bytes
+    data: Frame
     handle: Any
     id: int

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from nodecompat.errors import IncompleteMessage, MessageTooLarge
 
-__all__ = ["Framer", "LineFramer", "excerpt"]
+__all__ = ["FrameTooLarge", "Framer", "LengthFramer", "LineFramer", "excerpt"]
 
 _EXCERPT = 80
 
@@ -91,18 +91,72 @@ class LineFramer:
     def _too_large(self, size: int, frames: list[bytes]) -> FrameTooLarge:
         self._parts = []
         self.pending = 0
-        return FrameTooLarge(
-            f"the peer sent a message of at least {size} bytes; "
-            f"this channel's max_message_size is {self._max_size}",
-            frames,
+        return FrameTooLarge(f"at least {size}", self._max_size, frames)
+
+
+class LengthFramer:
+    """Frames behind their length, four bytes big-endian and unsigned, as in Node's advanced mode.
+
+    The length is not part of the frame, but counts for ``max_size``. Past that ``feed`` raises
+    MessageTooLarge as soon as the length is known, before memory is taken.
+    """
+
+    __slots__ = ("_max_size", "_parts", "_wanted", "pending")
+
+    def __init__(self, max_size: int) -> None:
+        self._max_size = max_size
+        self._parts: list[bytes] = []
+        self._wanted = 0
+        self.pending = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        frames: list[bytes] = []
+        if self.pending:
+            if self.pending + len(data) < self._wanted:
+                self._parts.append(data)
+                self.pending += len(data)
+                return frames
+            self._parts.append(data)
+            data = b"".join(self._parts)
+            self._parts = []
+        at = 0
+        total = len(data)
+        wanted = 0
+        while total - at >= 4:
+            wanted = int.from_bytes(data[at : at + 4], "big") + 4
+            if wanted > self._max_size:
+                self.pending = self._wanted = 0
+                raise FrameTooLarge(str(wanted), self._max_size, frames)
+            if total - at < wanted:
+                break
+            frames.append(data[at + 4 : at + wanted])
+            at += wanted
+            wanted = 0
+        self.pending = total - at
+        if self.pending:
+            self._parts.append(data[at:] if at else data)
+            # Without its whole length a frame wants at least that.
+            self._wanted = wanted or 4
+        return frames
+
+    def incomplete(self) -> IncompleteMessage | None:
+        if not self.pending:
+            return None
+        start = b"".join(self._parts)
+        expected = f"{self._wanted} bytes" if self.pending >= 4 else "its length"
+        return IncompleteMessage(
+            f"the channel ended in the middle of a message: {excerpt(start)} of {expected}"
         )
 
 
 class FrameTooLarge(MessageTooLarge):
     """MessageTooLarge of the receiving side, with the frames that were complete before it."""
 
-    def __init__(self, text: str, frames: list[bytes]) -> None:
-        super().__init__(text)
+    def __init__(self, size: str, max_size: int, frames: list[bytes]) -> None:
+        super().__init__(
+            f"the peer sent a message of {size} bytes; "
+            f"this channel's max_message_size is {max_size}"
+        )
         self.frames = frames
 
     def __reduce__(self) -> tuple[type[FrameTooLarge], tuple[str, list[bytes]]]:

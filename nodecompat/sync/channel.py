@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import select
+import socket
 import threading
 import time
 import warnings
@@ -19,6 +20,7 @@ from typing import Any, Final, Self, cast
 from nodecompat.connection import DEFAULT_MAX_QUEUED, Connection, connect_to_parent
 from nodecompat.errors import ChannelClosed
 from nodecompat.protocol.channel import DEFAULT_MAX_MESSAGE_SIZE
+from nodecompat.protocol.events import Message
 from nodecompat.transport.wakeup import Wakeup
 
 __all__ = ["Channel", "connect_parent"]
@@ -50,6 +52,7 @@ class Channel:
         self._poller = select.poll()
         self._registered: dict[int, int] = {}
         self._wakeup: Wakeup | None = None
+        connection.on_socket_closed = self._socket_closed
 
     # ------------------------------------------------------------------------------------ state
 
@@ -72,18 +75,57 @@ class Channel:
 
     # ---------------------------------------------------------------------------------- sending
 
-    def send(self, message: Any, handle: Any = None, *, keep_open: bool = False) -> None:
+    def send(
+        self,
+        message: Any,
+        handle: socket.socket | None = None,
+        *,
+        keep_open: bool = False,
+        handle_type: str | None = None,
+    ) -> None:
         """Send a message; returns once the kernel has all of it.
 
         While the peer does not read, this blocks, and what arrives meanwhile is kept for ``recv``.
-        Raises ChannelClosed, MessageError (names the value that cannot go), MessageTooLarge.
-        Follows ``process.send`` and ``subprocess.send``.
+        With a ``handle``, a socket that listens, is connected, or is UDP, it returns once the peer
+        has acknowledged it; a connected stream socket is closed here then, unless ``keep_open``.
+        ``handle_type`` asks for a type by Node's name, where a socket can be several
+        (``net.Native``, ``dgram.Native``, ``net.BoundSocket``). Raises ChannelClosed, MessageError
+        (names the value that cannot go), MessageTooLarge; InvalidHandle before anything is sent,
+        HandleNotReceived. Follows ``process.send`` and ``subprocess.send``.
         """
         with self._lock:
             connection = self._connection
-            send_id = connection.send(message, handle, keep_open=keep_open)
-            if connection.written < send_id:
-                self._finish_send(send_id)
+            if handle is None:
+                send_id = connection.send(message)
+                if connection.written < send_id:
+                    self._finish_send(send_id)
+            else:
+                self._finish_send(
+                    connection.send_handle(message, handle, keep_open=keep_open, wanted=handle_type)
+                )
+
+    def send_counted(self, message: Any, handle: socket.socket, key: str) -> None:
+        """As ``send``, with a connection that a socket list counts; for ``Server``."""
+        with self._lock:
+            self._finish_send(self._connection.send_handle(message, handle, key=key))
+
+    def socket_count(self, key: str, timeout: float | None) -> int:
+        """How many sockets of a list are open at the peer, 0 when it has gone; for ``Server``."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._lock:
+            if not self._connection.connected:
+                return 0
+            question = self._connection.ask_socket_count(key)
+            self._wait(lambda: question.done, deadline)
+            return question.count
+
+    def wait_sockets_closed(self, key: str, timeout: float | None) -> None:
+        """Wait until no socket of a list is open at the peer, or it has gone; for ``Server``."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._lock:
+            if self._connection.connected:
+                question = self._connection.ask_sockets_closed(key)
+                self._wait(lambda: question.done, deadline)
 
     def send_many(self, messages: Iterable[Any]) -> None:
         """Send several messages in as few writes as possible; returns once the kernel has them all.
@@ -121,10 +163,10 @@ class Channel:
         except IndexError:
             received = self._next(timeout)
         if received[1] is not None:
-            received[1].close_untaken()
+            self._connection.drop_handle(received)
         return received[0]
 
-    def recv_with_handle(self, timeout: float | None = None) -> tuple[Any, Any]:
+    def recv_with_handle(self, timeout: float | None = None) -> tuple[Any, socket.socket | None]:
         """The next message and the handle that came with it, or None; otherwise as ``recv``.
 
         The handle is a ``socket.socket``, which is the caller's from here on.
@@ -133,8 +175,7 @@ class Channel:
             received = self._inbox.popleft()
         except IndexError:
             received = self._next(timeout)
-        handle = received[1]
-        return received[0], None if handle is None else handle.to_socket()
+        return received[0], self._connection.take_handle(received)
 
     def __iter__(self) -> Iterator[Any]:
         """The messages, until the peer disconnects or dies; raises when it breaks the protocol."""
@@ -147,7 +188,7 @@ class Channel:
             self._connection.end_of_iteration()
             raise StopIteration from None
 
-    def _next(self, timeout: float | None) -> Any:
+    def _next(self, timeout: float | None) -> Message:
         deadline = None if timeout is None else time.monotonic() + timeout
         inbox = self._inbox
         with self._lock:
@@ -189,6 +230,19 @@ class Channel:
             if not connection.closed:
                 connection.abort()
             self._closed()
+
+    def _socket_closed(self) -> None:
+        """A socket that the peer counts was closed, on any thread, perhaps by the GC."""
+        # The GC may have come while this very thread holds the lock: then the next call reports it.
+        if self._lock.acquire(timeout=0.1):
+            try:
+                self._connection.report_closed_sockets()
+                if self._connection.unsent:
+                    self._wake()
+            finally:
+                self._lock.release()
+        else:
+            self._wake()
 
     def _closed(self) -> None:
         """The channel is closed: let go of what was only needed to wait for it."""
@@ -294,6 +348,7 @@ class Channel:
 
     def _prepare_poll(self) -> select.poll:
         connection = self._connection
+        connection.report_closed_sockets()
         wanted = self._extra_fds()
         events = 0
         if not connection.closed:

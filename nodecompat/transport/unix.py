@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final, Protocol
 
+from nodecompat.errors import HandleNotReceived
 from nodecompat.transport.handles import Handle
 
 __all__ = ["UnixTransport", "channel_pair"]
@@ -30,7 +31,7 @@ class _Chunk(Protocol):
     """What the transport needs of a piece of output."""
 
     @property
-    def data(self) -> bytes: ...
+    def data(self) -> bytes | tuple[bytes | memoryview, ...]: ...
     @property
     def handle(self) -> _HasFileno | None: ...
     @property
@@ -42,14 +43,20 @@ class _HasFileno(Protocol):
 
 
 class _Pending:
-    """A chunk that is not wholly written; ``data`` shrinks, ``handle`` goes with the first byte."""
+    """A part of a chunk that is not wholly written; ``data`` shrinks.
 
-    __slots__ = ("data", "handle", "id")
+    ``handle`` goes with the first byte of the first part; ``last`` marks the end of the chunk.
+    """
 
-    def __init__(self, data: bytes | memoryview, handle: _HasFileno | None, id: int) -> None:
+    __slots__ = ("data", "handle", "id", "last")
+
+    def __init__(
+        self, data: bytes | memoryview, handle: _HasFileno | None, id: int, last: bool = True
+    ) -> None:
         self.data = data
         self.handle = handle
         self.id = id
+        self.last = last
 
 
 class UnixTransport:
@@ -105,13 +112,29 @@ class UnixTransport:
     def enqueue(self, chunks: Iterable[_Chunk]) -> None:
         """Take over what is to be written, behind what is already waiting."""
         for chunk in chunks:
-            self.unsent += len(chunk.data)
-            self._pending.append(_Pending(chunk.data, chunk.handle, chunk.id))
+            data = chunk.data
+            if isinstance(data, bytes):
+                self.unsent += len(data)
+                self._pending.append(_Pending(data, chunk.handle, chunk.id))
+            else:
+                self._enqueue_parts(data, chunk.handle, chunk.id)
+
+    def _enqueue_parts(
+        self, parts: tuple[bytes | memoryview, ...], handle: _HasFileno | None, id: int
+    ) -> None:
+        last = len(parts) - 1
+        for index, part in enumerate(parts):
+            # As bytes: the length of any other view counts items.
+            data = memoryview(part).cast("B")
+            self.unsent += len(data)
+            self._pending.append(_Pending(data, handle, id, index == last))
+            handle = None
 
     def flush(self) -> bool:
         """Write as much as the kernel takes; True when nothing is left.
 
-        Raises BrokenPipeError or ConnectionResetError when the peer is gone.
+        Raises BrokenPipeError or ConnectionResetError when the peer is gone, HandleNotReceived when
+        the kernel refuses the next handle, which is then forgotten with its message.
         """
         pending = self._pending
         while pending:
@@ -133,6 +156,14 @@ class UnixTransport:
                     count = self._sock.sendmsg(self._run_without_handles(), [], _SEND_FLAGS)
             except BlockingIOError:
                 return False
+            except ConnectionError:
+                raise
+            except OSError as error:
+                if first.handle is None:
+                    raise
+                # The descriptor cannot go (ETOOMANYREFS, say), and not a byte of its message has.
+                self._drop_first()
+                raise HandleNotReceived(f"the handle could not be sent: {error}") from error
             self._advance(count)
         return True
 
@@ -156,8 +187,16 @@ class UnixTransport:
                 return
             count -= size
             pending.popleft()
-            if first.id:
+            if first.id and first.last:
                 self.written = first.id
+
+    def _drop_first(self) -> None:
+        """Forget the first chunk, all its parts."""
+        while self._pending:
+            part = self._pending.popleft()
+            self.unsent -= len(part.data)
+            if part.last:
+                return
 
     def discard(self) -> None:
         """Forget what waits to be written: there is nobody to read it."""

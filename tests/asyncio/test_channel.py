@@ -400,6 +400,7 @@ def test_handle_is_the_receiver_s(run: Run) -> None:
                 peer.write_bytes(NODE_HANDLE, sock.fileno())
                 assert await channel.recv_with_handle() == ("plain", None)
                 message, handle = await channel.recv_with_handle()
+                assert handle is not None
                 with handle:
                     assert message == "with"
                     assert os.fstat(handle.fileno()).st_ino == os.fstat(sock.fileno()).st_ino

@@ -320,6 +320,7 @@ def test_handle_is_the_receiver_s(pair: Pair, stack: ExitStack) -> None:
     peer.write_bytes(NODE_HANDLE, sock.fileno())
     assert channel.recv_with_handle() == ("plain", None)
     message, handle = channel.recv_with_handle()
+    assert handle is not None
     with handle:
         assert message == "with"
         assert os.fstat(handle.fileno()).st_ino == os.fstat(sock.fileno()).st_ino
@@ -633,9 +634,7 @@ def interrupt() -> Iterator[Interrupter]:
     interrupter.stop()
 
 
-def test_signal_ends_recv_and_leaves_the_channel_usable(
-    pair: Pair, interrupt: Interrupter
-) -> None:
+def test_signal_ends_recv_and_leaves_the_channel_usable(pair: Pair, interrupt: Interrupter) -> None:
     channel, peer = pair
     helper = Background(interrupt.until_raised)
     with pytest.raises(Interrupt):
@@ -658,9 +657,7 @@ def test_signal_ends_send_and_the_message_goes_whole_in_its_place(
     sender.result()
 
 
-def test_signal_in_one_thread_lets_the_others_go_on(
-    pair: Pair, interrupt: Interrupter
-) -> None:
+def test_signal_in_one_thread_lets_the_others_go_on(pair: Pair, interrupt: Interrupter) -> None:
     channel, peer = pair
 
     def others_then_interrupt() -> list[Background[Any]]:

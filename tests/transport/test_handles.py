@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 
+from nodecompat.errors import ProtocolError
 from nodecompat.transport.handles import Handle
 from tests.support import is_open
 from tests.support import nothing_left as nothing_left
@@ -43,7 +44,7 @@ def test_descriptor_that_is_no_socket_is_closed() -> None:
     read, write = os.pipe()
     os.close(write)
     handle = Handle(read)
-    with pytest.raises(OSError, match="socket"):
+    with pytest.raises(ProtocolError, match="not a socket"):
         handle.to_socket()
     assert not is_open(read)
 
