@@ -179,10 +179,7 @@ class Connection:
 
     # ---------------------------------------------------------------------------------- sending
 
-    def send(
-        self,
-        message: Any,
-    ) -> int:
+    def send(self, message: Any) -> int:
         """Accept a message, write what the kernel takes of it; returns its id for ``settled``."""
         self._check_open()
         send_id = self._protocol.send(message)
@@ -322,13 +319,8 @@ class Connection:
         while not self.closed and (self._transport.unsent or self._protocol.awaiting_ack):
             remaining = deadline - time.monotonic()
             if remaining <= 0:
-                warnings.warn(
-                    f"the peer takes no data: {self._transport.unsent} bytes and "
-                    f"{self._protocol.queued_sends} messages behind a handle were not sent "
-                    "before the exit",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+                text = self.unsent_warning(EXIT_FLUSH_LIMIT, "exit")
+                warnings.warn(text, RuntimeWarning, stacklevel=2)
                 return
             poller = select.poll()
             writing = select.POLLOUT if self._transport.unsent else 0
@@ -341,6 +333,18 @@ class Connection:
             if self._progress() != before:
                 deadline = time.monotonic() + EXIT_FLUSH_LIMIT
                 before = self._progress()
+
+    def unsent_warning(self, limit: float, before: str) -> str:
+        """What to say when the peer has kept the rest from being sent for ``limit`` seconds."""
+        if not self._protocol.awaiting_ack:
+            return (
+                f"the peer took no data for {limit} s: {self._transport.unsent} bytes "
+                f"were not sent before the {before}"
+            )
+        return (
+            f"the peer did not take a handle for {limit} s: {self._transport.unsent} bytes and "
+            f"{self._protocol.queued_sends} messages behind it were not sent before the {before}"
+        )
 
     def _progress(self) -> tuple[int, int, bool]:
         """What changes when the peer takes something."""
@@ -357,8 +361,7 @@ class Connection:
         """One read, and all that follows from it; False when there was nothing to read."""
         if self.closed:
             return False
-        if self._closed_sockets:
-            self.report_closed_sockets()
+        self.report_closed_sockets()
         try:
             received = self._transport.read()
         except OSError as error:
@@ -407,6 +410,8 @@ class Connection:
 
     def report_closed_sockets(self) -> None:
         """Answer the peer's questions about sockets that were closed meanwhile."""
+        if not self._closed_sockets:
+            return
         while self._closed_sockets:
             self._protocol.socket_closed(self._closed_sockets.popleft())
         self._transport.enqueue(self._protocol.data_to_send())

@@ -36,6 +36,16 @@ class ChannelLock:
         self._held = True
         return True
 
+    def acquire_unless_held(self, timeout: float) -> bool:
+        """Acquire it within ``timeout`` seconds; False after them, and where this thread has it."""
+        if not self._lock.acquire(timeout=timeout):
+            return False
+        if self._held:
+            self._lock.release()
+            return False
+        self._held = True
+        return True
+
     def release(self) -> None:
         """As ``threading.Lock.release``."""
         self._held = False

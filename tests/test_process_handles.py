@@ -511,7 +511,7 @@ def test_exit_gives_up_a_peer_that_never_acknowledges() -> None:
         status, stderr = child.ended()
         assert status == 0
         assert "RuntimeWarning" in stderr
-        assert "1 messages behind a handle were not sent" in stderr
+        assert "1 messages behind it were not sent" in stderr
         assert child.read_to_end() == b""
 
 

@@ -94,17 +94,17 @@ class Channel:
                 connection.send_handle(message, handle, keep_open=keep_open, wanted=handle_type)
             )
 
-    async def send_counted(self, message: Any, handle: socket.socket, key: str) -> None:
+    async def _send_counted(self, message: Any, handle: socket.socket, key: str) -> None:
         """As ``send``, with a connection that a socket list counts; for ``Server``."""
         await self._finish_send(self._connection.send_handle(message, handle, key=key))
 
-    async def socket_count(self, key: str) -> int:
+    async def _socket_count(self, key: str) -> int:
         """How many sockets of a list are open at the peer, 0 when it has gone; for ``Server``."""
         if not self._connection.connected:
             return 0
         return await self._answer(self._connection.ask_socket_count(key))
 
-    async def wait_sockets_closed(self, key: str) -> None:
+    async def _wait_sockets_closed(self, key: str) -> None:
         """Wait until no socket of a list is open at the peer, or it has gone; for ``Server``."""
         if self._connection.connected:
             await self._answer(self._connection.ask_sockets_closed(key))
@@ -252,14 +252,9 @@ class Channel:
             async with asyncio.timeout(DISCONNECT_LIMIT):
                 await asyncio.shield(self._ended)
         except TimeoutError:
-            unsent = connection.unsent
+            text = connection.unsent_warning(DISCONNECT_LIMIT, "disconnect")
             self._give_up()
-            warnings.warn(
-                f"the peer took no data for {DISCONNECT_LIMIT} s: "
-                f"{unsent} bytes were not sent before the disconnect",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
 
     async def __aenter__(self) -> Self:
         return self

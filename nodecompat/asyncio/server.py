@@ -70,7 +70,7 @@ class Server:
         """Send a connection of this server to a child; else as ``child.send(message, sock)``."""
         if child not in self._channels:
             self._channels.append(child)
-        await child.send_counted(message, sock, self._key)
+        await child._send_counted(message, sock, self._key)
 
     async def connections(self) -> int:
         """How many connections are open, here and in all children that got some.
@@ -78,7 +78,7 @@ class Server:
         A child that has gone has none. Follows ``server.getConnections``.
         """
         counts = await asyncio.gather(
-            *(channel.socket_count(self._key) for channel in self._channels)
+            *(channel._socket_count(self._key) for channel in self._channels)
         )
         return self._own + sum(counts)
 
@@ -91,7 +91,7 @@ class Server:
             task.cancel()
         self._sock.close()
         await asyncio.gather(
-            *(channel.wait_sockets_closed(self._key) for channel in self._channels)
+            *(channel._wait_sockets_closed(self._key) for channel in self._channels)
         )
         await self._empty.wait()
 

@@ -91,7 +91,7 @@ class LineFramer:
     def _too_large(self, size: int, frames: list[bytes]) -> FrameTooLarge:
         self._parts = []
         self.pending = 0
-        return FrameTooLarge(f"at least {size}", self._max_size, frames)
+        return _too_large(f"at least {size}", self._max_size, frames)
 
 
 class LengthFramer:
@@ -126,7 +126,7 @@ class LengthFramer:
             wanted = int.from_bytes(data[at : at + 4], "big") + 4
             if wanted > self._max_size:
                 self.pending = self._wanted = 0
-                raise FrameTooLarge(str(wanted), self._max_size, frames)
+                raise _too_large(str(wanted), self._max_size, frames)
             if total - at < wanted:
                 break
             frames.append(data[at + 4 : at + wanted])
@@ -152,12 +152,16 @@ class LengthFramer:
 class FrameTooLarge(MessageTooLarge):
     """MessageTooLarge of the receiving side, with the frames that were complete before it."""
 
-    def __init__(self, size: str, max_size: int, frames: list[bytes]) -> None:
-        super().__init__(
-            f"the peer sent a message of {size} bytes; "
-            f"this channel's max_message_size is {max_size}"
-        )
+    def __init__(self, message: str, frames: list[bytes]) -> None:
+        super().__init__(message)
         self.frames = frames
 
     def __reduce__(self) -> tuple[type[FrameTooLarge], tuple[str, list[bytes]]]:
         return type(self), (str(self), self.frames)
+
+
+def _too_large(size: str, max_size: int, frames: list[bytes]) -> FrameTooLarge:
+    return FrameTooLarge(
+        f"the peer sent a message of {size} bytes; this channel's max_message_size is {max_size}",
+        frames,
+    )

@@ -13,7 +13,9 @@ import socket
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
@@ -52,7 +54,8 @@ class Channel:
         self._poller = select.poll()
         self._registered: dict[int, int] = {}
         self._wakeup: Wakeup | None = None
-        connection.on_socket_closed = self._socket_closed
+        # Weakly: without a cycle a child that nobody has any more is told of at once.
+        connection.on_socket_closed = partial(_call, weakref.WeakMethod(self._socket_closed))
 
     # ------------------------------------------------------------------------------------ state
 
@@ -104,12 +107,12 @@ class Channel:
                     connection.send_handle(message, handle, keep_open=keep_open, wanted=handle_type)
                 )
 
-    def send_counted(self, message: Any, handle: socket.socket, key: str) -> None:
+    def _send_counted(self, message: Any, handle: socket.socket, key: str) -> None:
         """As ``send``, with a connection that a socket list counts; for ``Server``."""
         with self._lock:
             self._finish_send(self._connection.send_handle(message, handle, key=key))
 
-    def socket_count(self, key: str, timeout: float | None) -> int:
+    def _socket_count(self, key: str, timeout: float | None) -> int:
         """How many sockets of a list are open at the peer, 0 when it has gone; for ``Server``."""
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._lock:
@@ -119,7 +122,7 @@ class Channel:
             self._wait(lambda: question.done, deadline)
             return question.count
 
-    def wait_sockets_closed(self, key: str, timeout: float | None) -> None:
+    def _wait_sockets_closed(self, key: str, timeout: float | None) -> None:
         """Wait until no socket of a list is open at the peer, or it has gone; for ``Server``."""
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._lock:
@@ -234,7 +237,7 @@ class Channel:
     def _socket_closed(self) -> None:
         """A socket that the peer counts was closed, on any thread, perhaps by the GC."""
         # The GC may have come while this very thread holds the lock: then the next call reports it.
-        if self._lock.acquire(timeout=0.1):
+        if self._lock.acquire_unless_held(timeout=0.1):
             try:
                 self._connection.report_closed_sockets()
                 if self._connection.unsent:
@@ -289,7 +292,11 @@ class Channel:
         Called with the lock held, which is let go while nothing can be done.
         """
         looked = False
-        while not ready():
+        while True:
+            # Before the question, as it writes: what this thread waits for may be done with that.
+            self._connection.report_closed_sockets()
+            if ready():
+                return
             remaining = None if deadline is None else deadline - time.monotonic()
             if remaining is not None and remaining <= 0:
                 # One look is always taken: a timeout of 0 asks for what is there.
@@ -348,7 +355,6 @@ class Channel:
 
     def _prepare_poll(self) -> select.poll:
         connection = self._connection
-        connection.report_closed_sockets()
         wanted = self._extra_fds()
         events = 0
         if not connection.closed:
@@ -379,6 +385,12 @@ class Channel:
 
     def _extra_ready(self) -> None:
         """One of ``_extra_fds`` is ready."""
+
+
+def _call(method: weakref.WeakMethod[Callable[[], None]]) -> None:
+    alive = method()
+    if alive is not None:
+        alive()
 
 
 def connect_parent(

@@ -52,7 +52,7 @@ class Server:
         with self._changed:
             if child not in self._channels:
                 self._channels.append(child)
-        child.send_counted(message, sock, self._key)
+        child._send_counted(message, sock, self._key)
 
     def connections(self, timeout: float | None = None) -> int:
         """How many connections are open, here and in all children that got some.
@@ -62,7 +62,7 @@ class Server:
         """
         with self._changed:
             channels = list(self._channels)
-        there = sum(channel.socket_count(self._key, timeout) for channel in channels)
+        there = sum(channel._socket_count(self._key, timeout) for channel in channels)
         return self._own + there
 
     def close(self, timeout: float | None = None) -> None:
@@ -76,7 +76,7 @@ class Server:
         with self._changed:
             channels = list(self._channels)
         for channel in channels:
-            channel.wait_sockets_closed(self._key, _remaining(deadline))
+            channel._wait_sockets_closed(self._key, _remaining(deadline))
         with self._changed:
             if not self._changed.wait_for(lambda: self._own == 0, _remaining(deadline)):
                 raise TimeoutError(f"{self._own} connections are still open here")

@@ -462,9 +462,10 @@ def test_child_may_be_used_without_a_block() -> None:
 def test_child_that_nobody_waits_for_is_told_and_reaped_later() -> None:
     child = _spawn("until_end()")
     pid = child.pid
+    # It is to be there still when nobody has it any more.
+    os.kill(pid, signal.SIGSTOP)
     with pytest.warns(ResourceWarning):
         child.disconnect()
-        os.kill(pid, signal.SIGSTOP)
         del child
     os.kill(pid, signal.SIGKILL)
     os.kill(pid, signal.SIGCONT)
