@@ -340,7 +340,7 @@ class ChannelProtocol:
             # Only now: what came in the same read as the last acknowledgement still counts.
             self._finish_drained()
 
-    def _take_frames(self, frames: list[bytes], handles: Sequence[Any]) -> None:
+    def _take_frames(self, frames: list[Any], handles: Sequence[Any]) -> None:
         self._lines += len(frames)
         if handles:
             # A descriptor comes with the first byte of its line, so the line that owns it began in
@@ -368,7 +368,7 @@ class ChannelProtocol:
             self._events = []
         return events
 
-    def _receive_frames(self, frames: list[bytes]) -> None:
+    def _receive_frames(self, frames: list[Any]) -> None:
         values: list[Any] = []
         violation: ProtocolError | None = None
         try:

@@ -7,26 +7,29 @@ costs time and memory linear in its size.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from nodecompat.errors import IncompleteMessage, MessageTooLarge
 
 __all__ = ["FrameTooLarge", "Framer", "LengthFramer", "LineFramer", "excerpt"]
 
 _EXCERPT = 80
+_LENGTH_SIZE = 4
 
 
-def excerpt(data: bytes) -> str:
+def excerpt(data: bytes | bytearray) -> str:
     """The start of what a peer sent, short enough for an error message."""
-    if len(data) <= _EXCERPT:
-        return repr(data)
-    return f"{data[:_EXCERPT]!r}… ({len(data)} bytes)"
+    start = repr(bytes(data[:_EXCERPT]))
+    return start if len(data) <= _EXCERPT else f"{start}… ({len(data)} bytes)"
 
 
-class Framer(Protocol):
+FrameT = TypeVar("FrameT")
+
+
+class Framer(Protocol[FrameT]):
     """What the channel asks of a framer."""
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes) -> list[FrameT]:
         """The frames that ``data`` completes; raises MessageTooLarge past the bound."""
         ...
 
@@ -98,69 +101,76 @@ class LengthFramer:
     """Frames behind their length, four bytes big-endian and unsigned, as in Node's advanced mode.
 
     The length is not part of the frame, but counts for ``max_size``. Past that ``feed`` raises
-    MessageTooLarge as soon as the length is known, before memory is taken.
+    MessageTooLarge as soon as the length is known, before memory is taken. A frame that came in
+    several pieces is a read-only memoryview of memory that is its own: a large one is never copied.
     """
 
-    __slots__ = ("_max_size", "_parts", "_wanted", "pending")
+    __slots__ = ("_kept", "_max_size", "_wanted")
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size
-        self._parts: list[bytes] = []
+        self._kept = bytearray()
         self._wanted = 0
-        self.pending = 0
 
-    def feed(self, data: bytes) -> list[bytes]:
-        frames: list[bytes] = []
-        if self.pending:
-            if self.pending + len(data) < self._wanted:
-                self._parts.append(data)
-                self.pending += len(data)
-                return frames
-            self._parts.append(data)
-            data = b"".join(self._parts)
-            self._parts = []
+    @property
+    def pending(self) -> int:
+        return len(self._kept)
+
+    def feed(self, data: bytes) -> list[bytes | memoryview]:
+        frames: list[bytes | memoryview] = []
         at = 0
+        kept = self._kept
+        if kept:
+            missing = self._wanted - len(kept)
+            if len(data) < missing:
+                kept += data
+                return frames
+            self._kept = bytearray()
+            if len(kept) < _LENGTH_SIZE:
+                data = bytes(kept) + data
+            else:
+                kept += memoryview(data)[:missing]
+                frames.append(memoryview(kept)[_LENGTH_SIZE:].toreadonly())
+                at = missing
         total = len(data)
-        wanted = 0
-        while total - at >= 4:
-            wanted = int.from_bytes(data[at : at + 4], "big") + 4
+        # What a frame wants of which not even the length is there.
+        wanted = _LENGTH_SIZE
+        while total - at >= _LENGTH_SIZE:
+            start = at + _LENGTH_SIZE
+            wanted = int.from_bytes(data[at:start], "big") + _LENGTH_SIZE
             if wanted > self._max_size:
-                self.pending = self._wanted = 0
                 raise _too_large(str(wanted), self._max_size, frames)
             if total - at < wanted:
                 break
-            frames.append(data[at + 4 : at + wanted])
             at += wanted
-            wanted = 0
-        self.pending = total - at
-        if self.pending:
-            self._parts.append(data[at:] if at else data)
-            # Without its whole length a frame wants at least that.
-            self._wanted = wanted or 4
+            frames.append(data[start:at])
+            wanted = _LENGTH_SIZE
+        if at < total:
+            self._kept += memoryview(data)[at:]
+            self._wanted = wanted
         return frames
 
     def incomplete(self) -> IncompleteMessage | None:
-        if not self.pending:
+        if not self._kept:
             return None
-        start = b"".join(self._parts)
-        expected = f"{self._wanted} bytes" if self.pending >= 4 else "its length"
+        expected = f"{self._wanted} bytes" if len(self._kept) >= _LENGTH_SIZE else "its length"
         return IncompleteMessage(
-            f"the channel ended in the middle of a message: {excerpt(start)} of {expected}"
+            f"the channel ended in the middle of a message: {excerpt(self._kept)} of {expected}"
         )
 
 
 class FrameTooLarge(MessageTooLarge):
     """MessageTooLarge of the receiving side, with the frames that were complete before it."""
 
-    def __init__(self, message: str, frames: list[bytes]) -> None:
+    def __init__(self, message: str, frames: list[Any]) -> None:
         super().__init__(message)
         self.frames = frames
 
     def __reduce__(self) -> tuple[type[FrameTooLarge], tuple[str, list[bytes]]]:
-        return type(self), (str(self), self.frames)
+        return type(self), (str(self), [bytes(frame) for frame in self.frames])
 
 
-def _too_large(size: str, max_size: int, frames: list[bytes]) -> FrameTooLarge:
+def _too_large(size: str, max_size: int, frames: list[Any]) -> FrameTooLarge:
     return FrameTooLarge(
         f"the peer sent a message of {size} bytes; this channel's max_message_size is {max_size}",
         frames,

@@ -29,6 +29,7 @@ import orjson
 from nodecompat.errors import MessageError, ProtocolError
 from nodecompat.protocol.framing import excerpt
 from nodecompat.protocol.js_types import MAX_SAFE_INTEGER, undefined
+from nodecompat.protocol.paths import index_step, path, property_name, property_step, type_name
 
 __all__ = ["MAX_DEPTH", "decode", "decode_many", "encode"]
 
@@ -319,11 +320,11 @@ def _plain(value: Any) -> Any:
     try:
         view = memoryview(cast(Any, value))
     except TypeError:
-        raise TypeError(f"{_type_name(value)} cannot be sent as JSON") from None
+        raise TypeError(f"{type_name(value)} cannot be sent as JSON") from None
     with view:
         if view.format not in _TYPED_ARRAY_FORMATS:
             raise TypeError(
-                f"{_type_name(value)} with items of format {view.format!r}: "
+                f"{type_name(value)} with items of format {view.format!r}: "
                 "JavaScript has no typed array of that kind"
             )
         # JSON.stringify writes a typed array as an object with its indices as keys.
@@ -337,13 +338,6 @@ _TYPED_ARRAY_FORMATS: Final = frozenset("bBhHiIlLqQfd")
 def _is_float_like(value: Any) -> bool:
     # Decimal and Fraction would silently lose what they are used for.
     return type(value).__module__ not in ("decimal", "_decimal", "fractions")
-
-
-def _type_name(value: Any) -> str:
-    kind = type(value)
-    if kind.__module__ == "builtins":
-        return kind.__qualname__
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 _END: Final = object()
@@ -435,8 +429,8 @@ class _Writer:
             except TypeError as error:
                 raise MessageError(self.path(), str(error)) from None
             except Exception as error:
-                raise MessageError(self.path(), f"{_type_name(original)}: {error}") from error
-        raise MessageError(self.path(), f"{_type_name(original)} cannot be sent as JSON")
+                raise MessageError(self.path(), f"{type_name(original)}: {error}") from error
+        raise MessageError(self.path(), f"{type_name(original)} cannot be sent as JSON")
 
     def _scalar(self, value: Any) -> str | None:
         if value is None or value is undefined:
@@ -476,65 +470,19 @@ class _Writer:
         return _Frame(iter(enumerate(value)), "]", identity)
 
     def _key(self, key: Any) -> str:
-        if isinstance(key, str):
-            return _string(key)
-        if key is None:
-            return '"null"'
-        if isinstance(key, bool):
-            return '"true"' if key else '"false"'
-        if isinstance(key, enum.Enum) and isinstance(key.value, (str, int, float)):
-            return self._key(key.value)
-        if isinstance(key, float):
-            return f'"{_number_key(key)}"'
-        if isinstance(key, uuid.UUID):
-            return f'"{key}"'
-        # The path leads to the object: the key is what is wrong.
-        frame = self._stack[-1]
-        frame.key = None
-        if isinstance(key, int):
-            text = f'"{self._integer(key)}"'
-            frame.key = key
-            return text
-        raise MessageError(self.path(), f"the key {key!r} is a {_type_name(key)}, not a string")
+        try:
+            return _string(property_name(key))
+        except (TypeError, ValueError) as error:
+            # The path leads to the object: the key is what is wrong.
+            self._stack[-1].key = None
+            raise MessageError(self.path(), str(error)) from None
 
     def path(self, depth: int | None = None) -> str:
         """Where the writer is, as JavaScript would write it: ``message.users[3].name``."""
-        parts = ["message"]
+        steps: list[str] = []
         for frame in self._stack[:depth]:
-            key = frame.key
             if frame.close == "]":
-                parts.append(f"[{key}]")
-            elif isinstance(key, str) and key.isidentifier():
-                parts.append(f".{key}")
-            elif key is not None:
-                parts.append(f"[{key!r}]")
-        if len(parts) > 24:
-            parts[12:-8] = [f"…({len(parts) - 20} levels)…"]
-        return "".join(parts)
-
-
-def _number_key(key: float) -> str:
-    """``String(number)``, for a number as a property name: ``Number::toString`` of ECMAScript."""
-    if key != key:
-        return "NaN"
-    if key in (float("inf"), float("-inf")):
-        return "Infinity" if key > 0 else "-Infinity"
-    if key == 0:
-        return "0"
-    sign = "-" if key < 0 else ""
-    # Python's repr has the same digits, the fewest that name the number; the layout differs.
-    mantissa, _, exponent = float.__repr__(abs(key)).partition("e")
-    whole, _, fraction = mantissa.partition(".")
-    point = len(whole) + int(exponent or "0")
-    digits = (whole + fraction).rstrip("0")
-    stripped = digits.lstrip("0")
-    point -= len(digits) - len(stripped)
-    digits = stripped
-    if len(digits) <= point <= 21:
-        return sign + digits + "0" * (point - len(digits))
-    if 0 < point <= 21:
-        return f"{sign}{digits[:point]}.{digits[point:]}"
-    if -6 < point <= 0:
-        return f"{sign}0.{'0' * -point}{digits}"
-    rest = f".{digits[1:]}" if len(digits) > 1 else ""
-    return f"{sign}{digits[0]}{rest}e{point - 1:+d}"
+                steps.append(index_step(frame.key))
+            elif frame.key is not None:
+                steps.append(property_step(frame.key))
+        return path(steps)

@@ -32,7 +32,8 @@ def property_step(key: Any) -> str:
 def property_name(key: Any) -> str:
     """The name of the property that a key of a ``dict`` becomes, as ``String(key)`` has it.
 
-    Raises TypeError for a key that is neither a string nor has a form as one.
+    Raises TypeError for a key that is neither a string nor has a form as one, ValueError for an
+    integer of more digits than Python converts.
     """
     if isinstance(key, enum.Enum) and isinstance(key.value, (str, int, float)):
         key = key.value
@@ -52,7 +53,10 @@ def property_name(key: Any) -> str:
 def number_name(key: int | float) -> str:
     """``String(number)``: the name of the property that a number becomes."""
     if isinstance(key, int):
-        return int.__repr__(key)
+        try:
+            return int.__repr__(key)
+        except ValueError as error:
+            raise ValueError(f"an integer is too large: {error}") from None
     if key != key:
         return "NaN"
     if key in (float("inf"), float("-inf")):
