@@ -20,6 +20,7 @@ from rich.console import Console
 from nodecompat import __version__
 from nodecompat import asyncio as async_ipc
 from nodecompat import sync as sync_ipc
+from nodecompat.cli.demo_advanced import send_rich_values
 from nodecompat.cli.demo_handles import hand_over_each_way
 from nodecompat.cli.programs import (
     CHILD_JS,
@@ -32,8 +33,8 @@ from nodecompat.cli.programs import (
     python_version,
     readable,
 )
-from nodecompat.cli.stage import Failed, Screen, Stage, expect
-from nodecompat.errors import ChannelClosed, NodeIPCError, NodeNotFound
+from nodecompat.cli.stage import Failed, Screen, Stage, expect, forked
+from nodecompat.errors import NodeIPCError, NodeNotFound
 
 __all__ = ["demo"]
 
@@ -178,21 +179,11 @@ def _show_report(screen: Screen, line: bytes) -> bool:
 
 @contextlib.contextmanager
 def _node_child(stage: Stage) -> Iterator[sync_ipc.Child]:
-    """A Node child that has introduced itself, and that must end well after the body."""
-    with sync_ipc.fork(CHILD_JS, exec_path=stage.node, stdio=stage.stdio) as child:
-        with stage.limited(lambda: child.kill("SIGKILL")):
-            stage.screen.note(f"Python forked Node, pid {child.pid}")
-            try:
-                introduced = _ask(stage, child, {"do": "introduce"})
-                expect("the pid that the child tells", introduced["pid"], child.pid)
-                yield child
-            except ChannelClosed as error:
-                code = child.wait()
-                how = f"status {code}" if child.signal_code is None else child.signal_code
-                raise Failed(f"the child ended early, with {how}: {error}") from error
-            child.disconnect()
-            expect("the child's exit status", child.wait(), 0)
-        stage.screen.note("Python disconnected, Node ended with status 0")
+    """A Node child that has introduced itself."""
+    with forked(stage, CHILD_JS) as child:
+        introduced = _ask(stage, child, {"do": "introduce"})
+        expect("the pid that the child tells", introduced["pid"], child.pid)
+        yield child
 
 
 def _ask(stage: Stage, child: sync_ipc.Child, message: Any) -> Any:
@@ -262,4 +253,5 @@ _PARTS: Final = (
     _Part("A Python parent with a Node child, JSON", _python_parent),
     _Part(f"An asyncio parent with {_CHILDREN} Node children at once", _several_children),
     _Part("A server and a connection handed each way", hand_over_each_way),
+    _Part("What JSON cannot carry, in advanced mode", send_rich_values),
 )

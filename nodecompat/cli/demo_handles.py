@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 from nodecompat import sync as sync_ipc
-from nodecompat.cli.stage import Failed, Stage, expect
-from nodecompat.errors import ChannelClosed, HandleNotReceived
+from nodecompat.cli.programs import HANDLES_JS
+from nodecompat.cli.stage import Failed, Stage, expect, forked
 
 __all__ = ["hand_over_each_way"]
 
-_CHILD_JS: Final = Path(__file__).parent / "demo_programs" / "handles.cjs"
 _LOCAL: Final = ("127.0.0.1", 0)
 
 
 def hand_over_each_way(stage: Stage) -> None:
     """A Python parent and a Node child hand each other a server and a connection."""
-    with sync_ipc.fork(_CHILD_JS, exec_path=stage.node, stdio=stage.stdio) as child:
-        with stage.limited(lambda: child.kill("SIGKILL")):
-            stage.screen.note(f"Python forked Node, pid {child.pid}")
-            with _early_end_is_a_failure(child):
-                _server_to_node(stage, child)
-                _server_to_python(stage, child)
-                _connection_to_node(stage, child)
-                _connection_to_python(stage, child)
-            child.disconnect()
-            expect("the child's exit status", child.wait(), 0)
-        stage.screen.note("Python disconnected, Node ended with status 0")
-
-
-@contextlib.contextmanager
-def _early_end_is_a_failure(child: sync_ipc.Child) -> Iterator[None]:
-    try:
-        yield
-    except (ChannelClosed, HandleNotReceived) as error:
-        code = child.wait()
-        how = f"status {code}" if child.signal_code is None else child.signal_code
-        raise Failed(f"the child ended early, with {how}: {error}") from error
+    with forked(stage, HANDLES_JS) as child:
+        _server_to_node(stage, child)
+        _server_to_python(stage, child)
+        _connection_to_node(stage, child)
+        _connection_to_python(stage, child)
 
 
 def _server_to_node(stage: Stage, child: sync_ipc.Child) -> None:

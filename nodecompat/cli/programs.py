@@ -19,8 +19,10 @@ from nodecompat.errors import NodeNotFound
 from nodecompat.node import FoundNode, find_node
 
 __all__ = [
+    "ADVANCED_JS",
     "CHILD_JS",
     "CHILD_PY",
+    "HANDLES_JS",
     "PARENT_JS",
     "child_env",
     "chosen_node",
@@ -34,6 +36,8 @@ _PROGRAMS = Path(__file__).parent / "demo_programs"
 PARENT_JS = _PROGRAMS / "parent.cjs"
 CHILD_JS = _PROGRAMS / "child.cjs"
 CHILD_PY = _PROGRAMS / "child.py"
+HANDLES_JS = _PROGRAMS / "handles.cjs"
+ADVANCED_JS = _PROGRAMS / "advanced.cjs"
 
 _PACKAGE_ROOT = Path(__file__).parents[2]
 

@@ -6,12 +6,16 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import IO, Any, Literal
 
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["Failed", "Screen", "Stage", "expect"]
+from nodecompat import sync as sync_ipc
+from nodecompat.errors import ChannelClosed, HandleNotReceived
+
+__all__ = ["Failed", "Screen", "Stage", "expect", "forked"]
 
 
 class Failed(Exception):
@@ -62,7 +66,11 @@ class Screen:
         )
 
     def _shown(self, message: Any) -> str:
-        return json.dumps(message, ensure_ascii=not self._unicode)
+        try:
+            return json.dumps(message, ensure_ascii=not self._unicode)
+        except (TypeError, ValueError):
+            # What only advanced mode carries.
+            return repr(message) if self._unicode else ascii(message)
 
     def _print(self, text: Text, before: str = "") -> None:
         if not self._console.is_terminal:
@@ -110,3 +118,22 @@ class Stage:
 def expect(what: str, got: object, wanted: object) -> None:
     if got != wanted:
         raise Failed(f"{what}: expected {wanted!r}, got {got!r}")
+
+
+@contextlib.contextmanager
+def forked(stage: Stage, program: Path, *, serialization: str = "json") -> Iterator[sync_ipc.Child]:
+    """A Node child of Python, which must end well after the body."""
+    with sync_ipc.fork(
+        program, exec_path=stage.node, stdio=stage.stdio, serialization=serialization
+    ) as child:
+        with stage.limited(lambda: child.kill("SIGKILL")):
+            stage.screen.note(f"Python forked Node, pid {child.pid}")
+            try:
+                yield child
+            except (ChannelClosed, HandleNotReceived) as error:
+                code = child.wait()
+                how = f"status {code}" if child.signal_code is None else child.signal_code
+                raise Failed(f"the child ended early, with {how}: {error}") from error
+            child.disconnect()
+            expect("the child's exit status", child.wait(), 0)
+        stage.screen.note("Python disconnected, Node ended with status 0")

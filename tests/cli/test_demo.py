@@ -14,7 +14,7 @@ import pytest
 
 from tests.cli.conftest import LIMIT, Program, script
 
-PARTS = 4
+PARTS = 5
 
 
 def test_every_part_passes(program: Program) -> None:
@@ -35,6 +35,9 @@ def test_every_part_passes(program: Program) -> None:
         ", which Node opened, reads: Hello from Python",
         "that Python accepted reads: Hello from Node",
         "that Node had connected to reads: Hello from Python",
+        # In advanced mode.
+        "Python ◀── Node    {'date': datetime.datetime(2026, 1, 2, 3, 4, 5, 678000, ",
+        'Python ◀── Node    {"same": true}',
     ):
         assert said in done.stdout
     version = subprocess.run(
@@ -106,7 +109,7 @@ def test_a_node_that_fails(program: Program, tmp_path: Path) -> None:
     broken = script(tmp_path / "node", r"printf '\033[31mout of order\033[0m\n' >&2; exit 3")
     done = program.run("demo", NODECOMPAT_NODE=broken)
     assert done.returncode == 1
-    assert f"{PARTS} of {PARTS} parts failed: 1, 2, 3, 4" in done.stdout
+    assert f"{PARTS} of {PARTS} parts failed: 1, 2, 3, 4, 5" in done.stdout
     assert done.stdout.count("| out of order") >= PARTS
     assert "ended with status 3" in done.stdout
     assert "\x1b" not in done.stdout
