@@ -8,37 +8,7 @@
 //   [id, expression]                the value of the expression
 //   anything that is no array       the same, without an id
 
-const assert = require('assert');
-
-function evaluate(expression) {
-  return new Function('require', `return ${expression}`)(require);
-}
-
-// Older Nodes hold no invalid Date equal to another, and none compares an Error that is its own
-// cause: then the check alone has to do.
-function canCompare(expression) {
-  try {
-    assert.deepStrictEqual(evaluate(expression), evaluate(expression));
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-function compare(expression, check, value) {
-  assert(new Function('v', `return ${check}`)(value), `not so: ${check}`);
-  if (!canCompare(expression)) {
-    assert(check !== 'true', 'neither comparable nor checked');
-    return;
-  }
-  const expected = evaluate(expression);
-  assert.deepStrictEqual(value, expected);
-  if (expected instanceof Error) {
-    assert.strictEqual(value.stack, expected.stack);
-    assert.deepStrictEqual(value.cause, expected.cause);
-    assert.strictEqual('cause' in value, 'cause' in expected);
-  }
-}
+const { compare, evaluate } = require('./advanced-compare.cjs');
 
 process.on('message', (message) => {
   if (!Array.isArray(message)) {

@@ -20,6 +20,7 @@ import functools
 import inspect
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,11 +33,14 @@ from nodecompat import asyncio as asyncio_way
 from nodecompat import errors, process
 from nodecompat import sync as sync_way
 from nodecompat.launch import ChildProcess
+from nodecompat.protocol import js_types
 from tests.programs import CHECKOUT, Reader
+from tests.v8_cases import same
 
 _README = CHECKOUT / "README.md"
 _GUIDE = CHECKOUT / "docs" / "guide.md"
 _JSON = CHECKOUT / "docs" / "json.md"
+_ADVANCED = CHECKOUT / "docs" / "advanced.md"
 _PAGES = [_README, *sorted((CHECKOUT / "docs").glob("*.md"))]
 
 
@@ -229,10 +233,14 @@ def _one_code(cell: str) -> str:
 
 
 def test_every_table_is_compared() -> None:
-    found = [match[1] for page in _PAGES for match in _TABLE.finditer(page.read_text())]
-    assert sorted(found) == [
-        "channel", "child", "errors", "options", "process", "received", "refused", "sent"
-    ]  # fmt: skip
+    found = {
+        page: sorted(match[1] for match in _TABLE.finditer(page.read_text())) for page in _PAGES
+    }
+    assert {page: tables for page, tables in found.items() if tables} == {
+        _GUIDE: ["channel", "child", "errors", "options", "process"],
+        _JSON: ["received", "refused", "sent"],
+        _ADVANCED: ["formats", "received", "refused", "sent", "types", "unsendable"],
+    }
 
 
 def _as_listed(owner: object, name: str) -> str:
@@ -307,7 +315,7 @@ def test_table_of_errors_is_the_tree() -> None:
     assert sorted(errors.__all__) == sorted(name for name, _, _ in listed)
 
 
-# --------------------------------------------------------------------------- the tables of JSON
+# ------------------------------------------------------------------------ the tables of values
 
 
 @functools.cache
@@ -318,58 +326,145 @@ def _names(page: Path) -> dict[str, Any]:
     return names
 
 
+@functools.cache
+def _major(node: str) -> int:
+    printed = subprocess.check_output([node, "--version"], text=True)
+    return int(printed[1:].partition(".")[0])
+
+
+def _known_to(node: str, rows: list[list[str]]) -> list[tuple[str, str]]:
+    """The first two cells of the rows, less those that the third keeps for a later Node."""
+    known: list[tuple[str, str]] = []
+    for first, second, note in rows:
+        since = re.search(r"Node (\d+) and later", note)
+        if since is None or int(since[1]) <= _major(node):
+            known.append((_one_code(first), _one_code(second)))
+    assert len(known) > len(rows) / 2
+    return known
+
+
+_MODES: Final = pytest.mark.parametrize(
+    ("page", "mode"), [(_JSON, "json"), (_ADVANCED, "advanced")], ids=["json", "advanced"]
+)
+
 _Start = Callable[..., sync_way.Child]
 
 
 @pytest.fixture
 def start(node: str, tmp_path: Path) -> _Start:
-    """Starts a Node child with a JavaScript program and its arguments."""
+    """Starts a Node child with a JavaScript program, its arguments and a serialization."""
 
-    def start(program: str, *args: str) -> sync_way.Child:
+    def start(program: str, *args: str, mode: str) -> sync_way.Child:
         path = tmp_path / "program.js"
         path.write_text(program)
-        return sync_way.fork(path, args, exec_path=node)
+        return sync_way.fork(path, args, exec_path=node, serialization=mode)
 
     return start
 
 
-# Answers each message with what it is, unless it is what the next argument says.
+# Answers each value with what it is, unless it is what the next argument says. isDeepStrictEqual
+# does not compare all of Errors and ArrayBuffers, and before Node 24 no two invalid Dates are equal
+# to it. inspect knows classes and holes, but shows stacks, and what is around a DataView.
 _JUDGE = """
 const { inspect, isDeepStrictEqual } = require('util');
 const expected = process.argv.slice(2);
-process.on('message', (message) => {
-  const same = isDeepStrictEqual(message, eval(`(${expected.shift()})`));
-  process.send(same ? 'as it says' : inspect(message));
+const parts = (v) => {
+  if (v instanceof Error) return [v.constructor, v.name, v.message, 'cause' in v, parts(v.cause)];
+  if (v instanceof Date) return [Date, v.getTime()];
+  if (v instanceof DataView) return [DataView, v];
+  return [v, inspect(v), v instanceof ArrayBuffer && v.maxByteLength];
+};
+process.on('message', ([value]) => {
+  const same = isDeepStrictEqual(parts(value), parts(eval(`(${expected.shift()})`)));
+  process.send(same ? 'as it says' : inspect(value));
 });
 """
 
 
-def test_values_reach_node_as_the_table_says(start: _Start) -> None:
-    rows = [(_one_code(python), _one_code(js)) for python, js, _ in _table(_JSON, "sent")]
-    with start(_JUDGE, *(js for _, js in rows)) as child:
+@_MODES
+def test_values_reach_node_as_the_table_says(
+    page: Path, mode: str, node: str, start: _Start
+) -> None:
+    rows = _known_to(node, _table(page, "sent"))
+    with start(_JUDGE, *(js for _, js in rows), mode=mode) as child:
         verdicts: list[tuple[str, object]] = []
         for python, _ in rows:
-            child.send(eval(python, _names(_JSON)))
+            # In an array: as a message not every value can go.
+            child.send([eval(python, _names(page))])
             verdicts.append((python, child.recv(timeout=20)))
     assert verdicts == [(python, "as it says") for python, _ in rows]
 
 
-def test_values_come_from_node_as_the_table_says(start: _Start) -> None:
-    rows = [(_one_code(js), _one_code(python)) for js, python, _ in _table(_JSON, "received")]
-    send_all = "for (const value of process.argv.slice(2)) process.send(eval(`(${value})`));"
-    with start(send_all, *(js for js, _ in rows)) as child:
-        arrived = [(js, repr(child.recv(timeout=20))) for js, _ in rows]
-    # repr, because 2 == 2.0.
-    assert arrived == [(js, repr(eval(python))) for js, python in rows]
+def _without_stack(value: object) -> object:
+    if isinstance(value, js_types.JSError):
+        assert value.stack is not None
+        # The stack has the paths of this machine.
+        value.stack = None
+    return value
 
 
-def test_values_are_refused_as_the_table_says(start: _Start) -> None:
-    rows = [(_one_code(python), _one_code(error)) for python, error in _table(_JSON, "refused")]
-    with start("process.on('message', (message) => process.send(message));") as child:
+@_MODES
+def test_values_come_from_node_as_the_table_says(
+    page: Path, mode: str, node: str, start: _Start
+) -> None:
+    rows = _known_to(node, _table(page, "received"))
+    send_all = "for (const value of process.argv.slice(2)) process.send([eval(`(${value})`)]);"
+    with start(send_all, *(js for js, _ in rows), mode=mode) as child:
+        for js, python in rows:
+            (value,) = child.recv(timeout=20)
+            expected = eval(python, _names(page))
+            assert same(_without_stack(value), expected, sharing=False), f"{js} is {value!r}"
+
+
+@_MODES
+def test_values_are_refused_as_the_table_says(page: Path, mode: str, start: _Start) -> None:
+    rows = [(_one_code(python), _one_code(error)) for python, error in _table(page, "refused")]
+    with start("process.on('message', (message) => process.send(message));", mode=mode) as child:
         for python, expected in rows:
             with pytest.raises(errors.MessageError) as caught:
-                child.send(eval(python, _names(_JSON)))
+                child.send(eval(python, _names(page)))
             assert str(caught.value) == expected
             assert expected.startswith(f"{caught.value.path}: ")
         child.send("the channel goes on")
         assert child.recv(timeout=20) == "the channel goes on"
+
+
+# What send throws for each argument.
+_REFUSED_BY_NODE = """
+const thrown = (message) => {
+  try {
+    process.send(message);
+  } catch (error) {
+    return error.message;
+  }
+};
+for (const js of process.argv.slice(2)) {
+  process.send(thrown({ deep: [eval(`(${js})`)] }) || 'nothing');
+}
+"""
+
+
+def test_node_refuses_to_send_what_the_table_says(start: _Start) -> None:
+    rows = [(_one_code(js), _one_code(error)) for js, error in _table(_ADVANCED, "unsendable")]
+    with start(_REFUSED_BY_NODE, *(js for js, _ in rows), mode="advanced") as child:
+        assert [(js, child.recv(timeout=20)) for js, _ in rows] == rows
+
+
+def test_typed_arrays_have_the_formats_of_the_table(node: str, start: _Start) -> None:
+    numpy = pytest.importorskip("numpy")
+    table = _table(_ADVANCED, "formats")
+    dtypes = {_one_code(row[0]): _one_code(row[2]) for row in table}
+    rows = _known_to(node, [[js, letter, note] for js, letter, _, note in table])
+    answer = "process.on('message', (m) => process.send([m.constructor.name, m]));"
+    with start(answer, mode="advanced") as child:
+        for js, letter in rows:
+            child.send(numpy.array([1, 2], dtype=dtypes[js]))
+            name, view = child.recv(timeout=20)
+            assert (name, view.format, view.tolist(), view.readonly) == (js, letter, [1, 2], True)
+            assert numpy.asarray(view).dtype == dtypes[js]
+
+
+def test_table_of_types_has_them_all() -> None:
+    listed = [code for row in _table(_ADVANCED, "types") for code in _code(row[0])]
+    assert sorted(listed) == sorted(set(js_types.__all__) - {"MAX_SAFE_INTEGER"})
+    assert all(getattr(nodecompat, name) is getattr(js_types, name) for name in listed)

@@ -14,6 +14,7 @@ _PRINTED = {
     "python examples/parent/main.py": "{'slug': 'hello-from-python'}\n",
     "python examples/script/main.py": ("{'step': 1}\n{'step': 2}\n{'step': 3}\nexit code 0\n"),
     "node examples/listener/parent.mjs": ("{ echo: { hello: 'world' } }\nthe parent has gone\n"),
+    "node examples/advanced/parent.mjs": "2 true 1 4 7 1970-01-02T00:00:00.000Z\n",
     "python examples/handover/main.py": (
         "Hello, a client of Python! This is Node.\nclosed here: True\n"
     ),

@@ -1271,7 +1271,7 @@ class _Reader:
     ) -> int:
         """End any container but an object or a dense array."""
         if kind == _SPARSE_ARRAY:
-            at = self.counts(at, len(items) / 2, length)
+            at = self.counts(at, len(items), length)
             self.sparse_array_end(target, items, number, length)
             return at
         size, at = _read_varint(self.data, at)
@@ -1303,19 +1303,27 @@ class _Reader:
             target.update(zip(_js_keys(keys), values, strict=True))
         return at
 
-    def counts(self, at: int, entries: float, length: int) -> int:
-        """Check how many properties an array was said to have, and its length, at its end."""
+    def counts(self, at: int, parts: int, length: int) -> int:
+        """Check the counts at the end of an array, of whose properties ``parts`` were read.
+
+        Names and values are a part each.
+        """
         size, at = _read_varint(self.data, at)
         again, at = _read_varint(self.data, at)
-        if size != entries or again != length:
+        if size * 2 != parts or again != length:
+            rest = " and a name without its value" if parts % 2 else ""
             raise _Unreadable(
                 f"the end of an array with {size} properties and a length of {again}, where "
-                f"{entries:g} were read, and {length} said"
+                f"{parts // 2}{rest} were read, and {length} said"
             )
         return at
 
     def dense_array_end(self, at: int, target: list[Any], number: int, length: int) -> int:
-        at = self.counts(at, (len(target) - length) / 2, length)
+        if len(target) < length:
+            raise _Unreadable(
+                f"the end of an array of {length} elements, of which {len(target)} were read"
+            )
+        at = self.counts(at, len(target) - length, length)
         elements, properties = _array_properties(target[length:], length)
         del target[length:]
         for index, value in elements.items():
