@@ -72,6 +72,28 @@ function consume(count, work, done) {
   });
 }
 
+// Loaded in the warm-up of the works that need it: what every child loads is a part of `start`.
+function handles() {
+  return require('./handles.cjs');
+}
+
+function giveHandles(count, work, done) {
+  handles().giveHandles(process, count, smallMessage, done);
+}
+
+function takeHandles(count, work, done) {
+  const { takeHandle } = handles();
+  let seen = 0;
+  process.on('message', function onMessage(message, socket) {
+    takeHandle(message, socket, seen);
+    seen += 1;
+    if (seen === count) {
+      process.removeListener('message', onMessage);
+      done();
+    }
+  });
+}
+
 const works = {
   start: null,
   'round-trip': echo,
@@ -81,6 +103,8 @@ const works = {
   'parent-to-child': consume,
   'parent-to-child-many': consume,
   'large-echo': echo,
+  'handles-to-parent': giveHandles,
+  'handles-to-child': takeHandles,
 };
 
 function awaitRun(work) {

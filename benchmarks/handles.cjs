@@ -8,33 +8,53 @@ function withConnection(use) {
   const server = net.createServer({ pauseOnConnect: true });
   server.listen(0, '127.0.0.1', () => {
     const near = net.connect(server.address().port, '127.0.0.1');
-    near.on('error', () => {});
-    // Not `accepted.server`: Node would count each copy as a connection of that server.
-    server.once('connection', (accepted) => {
+    near.pause();
+    let accepted = null;
+    // Either end may be the first to hear of it.
+    const begin = () => {
+      if (!accepted || near.connecting) return;
       use(near, () => {
         near.destroy();
         accepted.destroy();
         server.close();
       });
+    };
+    near.once('connect', begin);
+    // This end stays here: Node would count each copy of it as a connection of its server.
+    server.once('connection', (socket) => {
+      accepted = socket;
+      begin();
     });
-    near.pause();
   });
 }
 
-// Hands over `count` times; calls `done` once all are queued. What is sent then comes after them.
+// Hands over `count` times, then calls `done`; the last one may still be on its way.
+// Each waits for the callback of the one before, so that Node has it ready when that one is
+// acknowledged, and no more: at each acknowledgement Node takes its whole queue out and puts it
+// back. A plain loop of sends would measure that, and the more of it the higher `count` is.
 exports.giveHandles = function giveHandles(peer, count, message, done) {
   withConnection((socket, close) => {
-    for (let id = 0; id < count - 1; id += 1) peer.send(message(id), socket, { keepOpen: true });
-    // The callback of the last one comes when the others are acknowledged.
-    peer.send(message(count - 1), socket, { keepOpen: true }, close);
-    done();
+    let id = 0;
+    (function more(error) {
+      if (error || id === count) {
+        close();
+        if (error) throw error;
+        done();
+        return;
+      }
+      peer.send(message(id), socket, { keepOpen: true }, more);
+      id += 1;
+    })();
   });
 };
 
 // What the taker does with each.
-exports.takeHandle = function takeHandle(message, socket) {
+exports.takeHandle = function takeHandle(message, socket, id) {
   if (!(socket instanceof net.Socket)) {
     throw new Error(`expected a socket with ${JSON.stringify(message)}`);
   }
   socket.destroy();
+  if (message.id !== id) {
+    throw new Error(`expected message ${id}, got ${JSON.stringify(message)}`);
+  }
 };

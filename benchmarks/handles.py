@@ -41,10 +41,10 @@ def connection() -> Iterator[socket.socket]:
 
 def take_handle(message: object, sock: socket.socket | None, id: int) -> None:
     """Check what came, and close the socket; PlayError when it is not what was to come."""
-    check_id(message, id)
     if sock is None:
         raise PlayError(f"expected a handle with {show(message)}")
-    sock.close()
+    with sock:
+        check_id(message, id)
 
 
 def give_handles(channel: nodecompat.sync.Channel, count: int) -> None:

@@ -3,6 +3,7 @@
 // README.md describes the job and the protocol.
 
 const { fork } = require('child_process');
+const handles = require('./handles.cjs');
 
 function cpuSeconds() {
   const usage = process.cpuUsage();
@@ -72,9 +73,9 @@ class Child {
 // Ends a run: takes the messages that follow `count` others, which must be the report.
 function onReport(child, count, onMessage, resolve, reject) {
   let seen = 0;
-  child.on('message', function listener(message) {
+  child.on('message', function listener(message, handle) {
     if (seen < count) {
-      onMessage(message, seen);
+      onMessage(message, seen, handle);
       seen += 1;
       return;
     }
@@ -146,6 +147,23 @@ function largeEcho(child, count, resolve, reject, work) {
   child.send(text);
 }
 
+function takeHandles(child, count, resolve, reject) {
+  onReport(child, count, (message, seen, socket) => {
+    try {
+      handles.takeHandle(message, socket, seen);
+    } catch (error) {
+      reject(error);
+    }
+  }, resolve, reject);
+  child.send({ run: count });
+}
+
+function giveHandles(child, count, resolve, reject) {
+  onReport(child, 0, ignore, resolve, reject);
+  child.send({ run: count });
+  handles.giveHandles(child, count, smallMessage, ignore);
+}
+
 const works = {
   'round-trip': roundTrip,
   'round-trip-free': roundTrip,
@@ -154,6 +172,8 @@ const works = {
   'parent-to-child': give,
   'parent-to-child-many': give,
   'large-echo': largeEcho,
+  'handles-to-parent': takeHandles,
+  'handles-to-child': giveHandles,
 };
 
 async function measureStart(job) {

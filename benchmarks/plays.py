@@ -42,6 +42,8 @@ CHILD_WORKS: Final = {
     "parent-to-child": "consume",
     "parent-to-child-many": "consume",
     "large-echo": "echo",
+    "handles-to-parent": "give_handles",
+    "handles-to-child": "take_handles",
 }
 """How a child plays each work."""
 
@@ -54,6 +56,8 @@ PARENT_WORKS: Final = {
     "parent-to-child": "give",
     "parent-to-child-many": "give_many",
     "large-echo": "large_echo",
+    "handles-to-parent": "take_handles",
+    "handles-to-child": "give_handles",
 }
 """How a parent plays each work."""
 

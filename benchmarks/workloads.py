@@ -188,6 +188,27 @@ WORKLOADS: Final = {
         Workload(
             "large-echo", "echo of a 64 MiB string", "echo", 1, 0, _ALL, _LOOPLESS, size=64 * 2**20
         ),
+        # Each one waits until the one before is acknowledged: the sides take turns here, too.
+        Workload(
+            "handles-to-parent",
+            "sockets to the parent",
+            "handle",
+            3000,
+            500,
+            _ALL,
+            _LOOPLESS,
+            one_core=True,
+        ),
+        Workload(
+            "handles-to-child",
+            "sockets to the child",
+            "handle",
+            3000,
+            500,
+            _ALL,
+            _LOOPLESS,
+            one_core=True,
+        ),
     )
 }
 
@@ -211,4 +232,8 @@ GOALS: Final[Mapping[tuple[str, Role, str], Goal]] = {
     ("parent-to-child", "child", "asyncio"): Goal(1.2, cpu=2.0),
     ("large-echo", "child", "sync"): Goal(2.0),
     ("large-echo", "child", "asyncio"): Goal(2.0),
+    ("handles-to-parent", "child", "sync"): Goal(1.2),
+    ("handles-to-parent", "child", "asyncio"): Goal(1.2),
+    ("handles-to-child", "child", "sync"): Goal(1.2),
+    ("handles-to-child", "child", "asyncio"): Goal(1.2),
 }

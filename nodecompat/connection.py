@@ -159,6 +159,11 @@ class Connection:
         return self._transport.unsent
 
     @property
+    def queued_sends(self) -> int:
+        """How many sends wait until the peer has taken a handle."""
+        return self._protocol.queued_sends
+
+    @property
     def wants_read(self) -> bool:
         """Whether to wait for readability: not past the bound of what may wait for the user.
 

@@ -169,7 +169,8 @@ class _Process:
                 self._start()
             elif connection.unsent:
                 self._start()
-            return connection.unsent < WRITE_HIGH_WATER
+            # As Node: behind a handle there is room for one.
+            return connection.unsent < WRITE_HIGH_WATER and connection.queued_sends < 2
 
     def disconnect(self) -> None:
         with self._lock:
@@ -399,7 +400,9 @@ def send(
     handle_type: str | None = None,
     callback: Callable[[Exception | None], object] | None = None,
 ) -> bool:
-    """Queue a message for the parent; returns False once 128 KiB wait to be written.
+    """Queue a message for the parent; returns False where the caller had better wait.
+
+    That is once 128 KiB wait to be written, or more than one send for a handle to be taken.
 
     It never blocks, and what it accepted is written before the interpreter exits. ``handle``,
     ``keep_open`` and ``handle_type`` are those of ``sync.Channel.send``. ``callback`` is called on

@@ -349,6 +349,21 @@ def test_sends_that_nobody_asks_about_leave_nothing_behind() -> None:
         assert child.ended() == (0, "")
 
 
+def test_send_tells_of_a_queue_behind_a_handle_as_node_does() -> None:
+    code = """
+        told = [process.send("first", made()), process.send(1), process.send(2), process.send(3)]
+        print(told, file=sys.stderr, flush=True)
+        process.disconnect()
+        process.wait()
+    """
+    with program(code) as child:
+        child.read_made("first").close()
+        assert child.read_stderr_line() == "[True, True, False, False]\n"
+        child.ack()
+        assert child.read_all_messages() == [1, 2, 3]
+        assert child.ended() == (0, "")
+
+
 def test_disconnect_lets_the_queue_go_out_first() -> None:
     code = """
         process.send("first", made())

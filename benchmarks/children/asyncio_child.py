@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from benchmarks.handles import give_handles_async, take_handles_async
 from benchmarks.plays import CHILD_WORKS, Stopwatch, ready, small_message, unknown_work
 from nodecompat.asyncio import Channel, connect_parent
 
@@ -41,6 +42,8 @@ PLAYS: dict[str, Callable[[Channel, int], Awaitable[None]]] = {
     "produce": produce,
     "produce_many": produce_many,
     "consume": consume,
+    "give_handles": give_handles_async,
+    "take_handles": take_handles_async,
 }
 
 

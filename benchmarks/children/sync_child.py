@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.handles import give_handles, take_handles
 from benchmarks.plays import CHILD_WORKS, Stopwatch, ready, small_message, unknown_work
 from nodecompat.sync import Channel, connect_parent
 
@@ -40,6 +41,8 @@ PLAYS: dict[str, Callable[[Channel, int], None]] = {
     "produce": produce,
     "produce_many": produce_many,
     "consume": consume,
+    "give_handles": give_handles,
+    "take_handles": take_handles,
 }
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from benchmarks import handles
 from benchmarks.plays import (
     PARENT_WORKS,
     PlayError,
@@ -60,12 +61,22 @@ async def large_echo(child: Child, count: int, work: dict[str, Any]) -> None:
         check_echo(await child.recv(), text)
 
 
+async def take_handles(child: Child, count: int, work: dict[str, Any]) -> None:
+    await handles.take_handles_async(child, count)
+
+
+async def give_handles(child: Child, count: int, work: dict[str, Any]) -> None:
+    await handles.give_handles_async(child, count)
+
+
 PLAYS: dict[str, Play] = {
     "round_trip": round_trip,
     "take": take,
     "give": give,
     "give_many": give_many,
     "large_echo": large_echo,
+    "take_handles": take_handles,
+    "give_handles": give_handles,
 }
 
 

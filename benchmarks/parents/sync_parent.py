@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from benchmarks import handles
 from benchmarks.plays import (
     PARENT_WORKS,
     PlayError,
@@ -57,12 +58,22 @@ def large_echo(child: Child, count: int, work: dict[str, Any]) -> None:
         check_echo(child.recv(), text)
 
 
+def take_handles(child: Child, count: int, work: dict[str, Any]) -> None:
+    handles.take_handles(child, count)
+
+
+def give_handles(child: Child, count: int, work: dict[str, Any]) -> None:
+    handles.give_handles(child, count)
+
+
 PLAYS: dict[str, Play] = {
     "round_trip": round_trip,
     "take": take,
     "give": give,
     "give_many": give_many,
     "large_echo": large_echo,
+    "take_handles": take_handles,
+    "give_handles": give_handles,
 }
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import socket
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from nodecompat.asyncio.channel import Channel
 from nodecompat.transport.handles import connection_key, track
 
 __all__ = ["Server"]
+
+
+_Accepting: TypeAlias = "asyncio.Future[tuple[socket.socket, Any]]"
 
 
 class Server:
@@ -23,12 +29,14 @@ class Server:
     """
 
     def __init__(self, sock: socket.socket) -> None:
+        self._key = connection_key(sock)
         sock.setblocking(False)
         self._sock = sock
-        self._key = connection_key(sock)
         self._loop = asyncio.get_running_loop()
-        self._own = 0
-        self._tasks: set[Any] = set()
+        # One entry a connection: it may be closed on any thread, also by the garbage collector.
+        self._own: set[object] = set()
+        self._accepting: set[_Accepting] = set()
+        self._left: list[_Accepting] = []
         self._empty = asyncio.Event()
         self._empty.set()
         self._channels: list[Channel] = []
@@ -40,25 +48,32 @@ class Server:
 
     async def accept(self) -> tuple[socket.socket, Any]:
         """The next connection, non-blocking, and its address; it counts until it is closed."""
-        task = asyncio.ensure_future(self._loop.sock_accept(self._sock))
-        self._tasks.add(task)
+        if self._sock.fileno() < 0:
+            raise _closed_error()
+        accepting = (
+            self._left.pop()
+            if self._left
+            else asyncio.ensure_future(self._loop.sock_accept(self._sock))
+        )
+        self._accepting.add(accepting)
         try:
-            sock, address = await task
+            # To cancel it could lose a connection that has just come: the next call takes it over.
+            sock, address = await asyncio.shield(accepting)
         except asyncio.CancelledError:
-            if self._sock.fileno() < 0 and task.cancelled():
-                raise OSError("closed") from None
-            task.cancel()
+            if accepting not in self._accepting:
+                raise _closed_error() from None
+            self._left.append(accepting)
             raise
         finally:
-            self._tasks.discard(task)
-        self._own += 1
+            self._accepting.discard(accepting)
+        entry = object()
+        self._own.add(entry)
         self._empty.clear()
-        return track(sock, self._closed_one), address
+        return track(sock, partial(self._closed, entry)), address
 
-    def _closed_one(self) -> None:
-        self._own -= 1
-        import contextlib
-
+    def _closed(self, entry: object) -> None:
+        self._own.discard(entry)
+        # A loop that is closed has nobody who waits.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._look)
 
@@ -66,8 +81,20 @@ class Server:
         if not self._own:
             self._empty.set()
 
+    def _stop(self) -> None:
+        """Accept no more."""
+        accepting = [*self._accepting, *self._left]
+        self._accepting.clear()
+        self._left.clear()
+        for each in accepting:
+            if not each.cancel() and each.exception() is None:
+                each.result()[0].close()
+        self._sock.close()
+
     async def hand_over(self, child: Channel, message: Any, sock: socket.socket) -> None:
         """Send a connection of this server to a child; else as ``child.send(message, sock)``."""
+        # Those that have gone hold nothing any more.
+        self._channels = [channel for channel in self._channels if channel.connected]
         if child not in self._channels:
             self._channels.append(child)
         await child._send_counted(message, sock, self._key)
@@ -80,16 +107,14 @@ class Server:
         counts = await asyncio.gather(
             *(channel._socket_count(self._key) for channel in self._channels)
         )
-        return self._own + sum(counts)
+        return len(self._own) + sum(counts)
 
     async def close(self) -> None:
         """Stop accepting, and wait until every connection is closed, here and in all children.
 
         Follows ``server.close``.
         """
-        for task in self._tasks:
-            task.cancel()
-        self._sock.close()
+        self._stop()
         await asyncio.gather(
             *(channel._wait_sockets_closed(self._key) for channel in self._channels)
         )
@@ -104,4 +129,8 @@ class Server:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._sock.close()
+        self._stop()
+
+
+def _closed_error() -> OSError:
+    return OSError(errno.EBADF, "the server is closed")

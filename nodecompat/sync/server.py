@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,7 +28,9 @@ class Server:
         self._sock = sock
         self._key = connection_key(sock)
         self._changed = threading.Condition(threading.RLock())
-        self._own = 0
+        # One entry a connection. Not a number: the garbage collector may close a connection in the
+        # middle of an addition, on the same thread.
+        self._own: set[object] = set()
         self._channels: list[Channel] = []
 
     @property
@@ -38,18 +41,20 @@ class Server:
     def accept(self) -> tuple[socket.socket, Any]:
         """The next connection and its address, as ``socket.accept``; counted until closed."""
         sock, address = self._sock.accept()
-        with self._changed:
-            self._own += 1
-        return track(sock, self._closed_one), address
+        entry = object()
+        self._own.add(entry)
+        return track(sock, partial(self._closed, entry)), address
 
-    def _closed_one(self) -> None:
+    def _closed(self, entry: object) -> None:
+        self._own.discard(entry)
         with self._changed:
-            self._own -= 1
             self._changed.notify_all()
 
     def hand_over(self, child: Channel, message: Any, sock: socket.socket) -> None:
         """Send a connection of this server to a child; else as ``child.send(message, sock)``."""
         with self._changed:
+            # Those that have gone hold nothing any more.
+            self._channels = [channel for channel in self._channels if channel.connected]
             if child not in self._channels:
                 self._channels.append(child)
         child._send_counted(message, sock, self._key)
@@ -63,7 +68,7 @@ class Server:
         with self._changed:
             channels = list(self._channels)
         there = sum(channel._socket_count(self._key, timeout) for channel in channels)
-        return self._own + there
+        return len(self._own) + there
 
     def close(self, timeout: float | None = None) -> None:
         """Stop accepting, and wait until every connection is closed, here and in all children.
@@ -78,8 +83,8 @@ class Server:
         for channel in channels:
             channel._wait_sockets_closed(self._key, _remaining(deadline))
         with self._changed:
-            if not self._changed.wait_for(lambda: self._own == 0, _remaining(deadline)):
-                raise TimeoutError(f"{self._own} connections are still open here")
+            if not self._changed.wait_for(lambda: not self._own, _remaining(deadline)):
+                raise TimeoutError(f"{len(self._own)} connections are still open here")
 
     def __enter__(self) -> Self:
         return self

@@ -9,7 +9,7 @@ import stat
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, final
+from typing import Any, Final, NamedTuple, cast, final
 
 from nodecompat.errors import InvalidHandle, ProtocolError
 
@@ -141,7 +141,12 @@ def track(sock: socket.socket, on_close: Callable[[], object]) -> TrackedSocket:
 
 
 def connection_key(sock: socket.socket) -> str:
-    """What Node calls the socket list of a server: its family, address and port."""
+    """What Node calls the socket list of a server: its family, address and port.
+
+    Raises ValueError for a socket that does not listen.
+    """
+    if _stream_state(sock) != "listening":
+        raise ValueError(f"a server's socket has to listen: {sock!r}")
     if sock.family == socket.AF_UNIX:
         return f"-1:{sock.getsockname()}:-1"
     address, port = sock.getsockname()[:2]
@@ -201,7 +206,7 @@ def handle_type(handle: Any, wanted: str | None = None) -> HandleType:
 
 
 def _checked(handle: Any) -> socket.socket:
-    if not isinstance(handle, socket.socket):
+    if not isinstance(handle, socket.socket) and not _is_transport_socket(handle):
         kind = type(handle)
         raise InvalidHandle(
             f"a handle is a socket.socket, not {kind.__module__}.{kind.__qualname__}"
@@ -212,7 +217,14 @@ def _checked(handle: Any) -> socket.socket:
         raise InvalidHandle(f"a TLS socket cannot travel, its keys would stay behind: {handle!r}")
     if handle.fileno() < 0:
         raise InvalidHandle("the socket is closed")
-    return handle
+    return cast(socket.socket, handle)
+
+
+def _is_transport_socket(handle: Any) -> bool:
+    """Whether it is what asyncio shows of a transport's socket: ``server.sockets`` has such."""
+    # Not imported for this: without it nobody can have such a socket.
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and isinstance(handle, asyncio.trsock.TransportSocket)
 
 
 def _stream_state(sock: socket.socket) -> str:
@@ -233,9 +245,14 @@ class OutgoingHandle:
     __slots__ = ("_fd", "_sock")
 
     def __init__(self, sock: socket.socket, *, moves: bool) -> None:
-        # Before the dup, which can fail: __del__ looks at both.
+        # Before what can fail: __del__ looks at both.
         self._fd = -1
         self._sock: socket.socket | None = None
+        if moves and not isinstance(sock, socket.socket):
+            raise InvalidHandle(
+                f"{sock!r} is a connection that an asyncio transport goes on using: send a socket "
+                "of your own, or share it with keep_open=True"
+            )
         # The caller may do with its socket what it likes meanwhile.
         self._fd = os.dup(sock.fileno())
         self._sock = sock if moves else None

@@ -227,6 +227,60 @@ async def test_close_ends_an_accept_that_waits(parent: Parent) -> None:
 
 
 @in_a_parent
+async def test_accept_on_a_closed_server_says_so(parent: Parent) -> None:
+    accepting = await _started(parent.server.accept())
+    await parent.server.close()
+    for call in (accepting, parent.server.accept()):
+        with pytest.raises(OSError, match="the server is closed"):
+            await call
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_connection_that_comes_as_accept_is_cancelled_is_the_next_ones(turns: int) -> None:
+    async def play(parent: Parent) -> None:
+        await _cancel_after(parent, turns)
+
+    in_a_parent(play)()
+
+
+async def _cancel_after(parent: Parent, turns: int) -> None:
+    accepting = await _started(parent.server.accept())
+    with socket.create_connection(parent.address, LIMIT) as client:
+        # One of these is between its coming and its being taken.
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        accepting.cancel()
+        await asyncio.wait([accepting])
+        sock, address = await (parent.server.accept() if accepting.cancelled() else accepting)
+        with sock:
+            assert address == client.getsockname()
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_socket_that_does_not_listen_is_refused(bound: bool, stack: ExitStack) -> None:
+    sock = stack.enter_context(socket.socket())
+    if bound:
+        sock.bind(("127.0.0.1", 0))
+
+    async def main() -> None:
+        with pytest.raises(ValueError, match="has to listen: <socket"):
+            Server(sock)
+
+    asyncio.run(main())
+    assert sock.getblocking()
+
+
+@in_a_parent
+async def test_child_that_has_gone_is_forgotten(parent: Parent) -> None:
+    gone, here = parent.child(), parent.child()
+    await parent.hand_over(gone)
+    gone.peer.close()
+    await _until(lambda: not gone.channel.connected)
+    await parent.hand_over(here)
+    assert parent.server._channels == [here.channel]
+
+
+@in_a_parent
 async def test_end_of_a_with_block_closes_the_listener_and_no_connection(parent: Parent) -> None:
     async with parent.server:
         pair = await parent.connect()

@@ -111,10 +111,11 @@ def test_node_plays_every_work_with_itself(node: str, name: str) -> None:
     assert sample.child == sample.parent
 
 
+@pytest.mark.parametrize("work", ["round-trip", "handles-to-parent", "handles-to-child"])
 @pytest.mark.parametrize("name", ["sync", "asyncio", "process"])
-def test_our_programs_play_with_node(node: str, name: str) -> None:
+def test_our_programs_play_with_node(node: str, name: str, work: str) -> None:
     interpreters: dict[Interpreter, str] = {"node": node, "python": sys.executable}
-    workload = WORKLOADS["round-trip"].scaled(0.001)
+    workload = WORKLOADS[work].scaled(0.001)
     child = measure(workload, Pairing(PEERS["node"], PEERS[name], "child"), interpreters, 30.0)
     assert child.child.startswith(f"nodecompat.{name} ")
     if PEERS[name].parent is not None:

@@ -437,3 +437,12 @@ def test_real_child_counts_and_closes(server: ListeningServer, stack: ExitStack)
     closing.result()
     assert serving.result() == ["yours"] * 3 + ["close"] * 3 + ["end"]
     assert all(at_end(pair.far) for pair in pairs)
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_socket_that_does_not_listen_is_refused(bound: bool, stack: ExitStack) -> None:
+    sock = stack.enter_context(socket.socket())
+    if bound:
+        sock.bind(("127.0.0.1", 0))
+    with pytest.raises(ValueError, match="has to listen: <socket"):
+        Server(sock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import socket
@@ -243,6 +244,29 @@ def test_what_is_no_socket_is_refused_by_its_name(
 ) -> None:
     with pytest.raises(InvalidHandle, match=rf"^a handle is a socket\.socket, not {kind}$"):
         handle_type(make(stack))
+
+
+def test_what_asyncio_shows_of_its_sockets_travels_unless_it_moves(stack: ExitStack) -> None:
+    async def main() -> None:
+        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+        async with server:
+            (listener,) = server.sockets
+            kind = handle_type(listener)
+            assert kind == HandleType("net.Server", None, moves=False)
+            outgoing = OutgoingHandle(listener, moves=kind.moves)
+            assert outgoing.fileno() >= 0
+            outgoing.release(delivered=True)
+            assert listener.fileno() >= 0
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            connection = writer.get_extra_info("socket")
+            with pytest.raises(InvalidHandle, match="an asyncio transport goes on using"):
+                OutgoingHandle(connection, moves=handle_type(connection).moves)
+            outgoing = OutgoingHandle(connection, moves=False)
+            outgoing.release(delivered=True)
+            writer.close()
+            await writer.wait_closed()
+
+    asyncio.run(main())
 
 
 def test_refusal_is_a_type_error_with_nodes_code() -> None:
