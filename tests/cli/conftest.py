@@ -72,11 +72,6 @@ def program(node: str) -> Program:
     return Program(node)
 
 
-advanced_mode_is_to_come = pytest.mark.xfail(
-    reason="serialization 'advanced' is not supported yet", strict=True
-)
-
-
 def script(path: Path, text: str) -> str:
     """An executable shell script, which plays a Node that does not work."""
     path.write_text(f"#!/bin/sh\n{text}\n")

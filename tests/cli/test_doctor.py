@@ -6,7 +6,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from tests.cli.conftest import LIMIT, Program, advanced_mode_is_to_come, script
+from tests.cli.conftest import LIMIT, Program, script
 
 
 def test_what_works_here(program: Program) -> None:
@@ -23,7 +23,6 @@ def test_what_works_here(program: Program) -> None:
     assert "nodecompat works here" in done.stdout
 
 
-@advanced_mode_is_to_come
 def test_advanced_mode(program: Program) -> None:
     assert "ok advanced mode" in program.run("doctor").stdout
 

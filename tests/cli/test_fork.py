@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import pytest
 
-from tests.cli.conftest import LIMIT, Program, advanced_mode_is_to_come
+from tests.cli.conftest import LIMIT, Program
 
 ECHO = "process.on('message', (m) => process.send(m));"
 
@@ -107,7 +107,6 @@ def test_a_line_that_is_not_json(program: Program, js: Write, wrong: bytes) -> N
     assert done.returncode == 1
 
 
-@advanced_mode_is_to_come
 def test_a_message_that_json_cannot_carry(program: Program, js: Write) -> None:
     child = js(
         "const cycle = {}; cycle.itself = cycle;"
@@ -166,7 +165,6 @@ def test_a_python_program_is_run_by_this_python(program: Program, tmp_path: Path
     assert lines(done.stdout) == [[sys.executable, "json", {}]]
 
 
-@advanced_mode_is_to_come
 def test_advanced_mode(program: Program, js: Write) -> None:
     done = program.run("fork", "--serialization", "advanced", js(ECHO), stdin='{"a": [1, 2.5]}')
     assert (done.returncode, done.stdout, done.stderr) == (0, '{"a":[1,2.5]}\n', "")
