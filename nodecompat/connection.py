@@ -23,7 +23,6 @@ from nodecompat.errors import (
     HandleNotReceived,
     IncompleteMessage,
     NodeIPCError,
-    ProtocolError,
 )
 from nodecompat.locks import ChannelLock
 from nodecompat.protocol.channel import DEFAULT_MAX_MESSAGE_SIZE, ChannelProtocol
@@ -68,13 +67,15 @@ class Question:
     is", and from a peer that has gone.
     """
 
-    __slots__ = ("_answer", "count", "done", "key")
+    __slots__ = ("_answer", "abandoned", "count", "done", "key")
 
     def __init__(self, key: str, answer: type[SocketCount] | type[SocketsClosed]) -> None:
         self.key = key
         self._answer = answer
         self.count = 0
         self.done = False
+        self.abandoned = False
+        """Whether nobody waits for the answer any more; it may still come."""
 
     def take(self, event: SocketCount | SocketsClosed) -> bool:
         """Take an answer, if it is the one to this question."""
@@ -123,6 +124,9 @@ class Connection:
         self._settled: dict[int, NodeIPCError | None] = {}
         self._waiting_for_ack: set[int] = set()
         self._pid = os.getpid()
+        # True from before the kernel is asked until its answer is in the books. Found True by a
+        # later call, it tells that an exception (a signal handler's, say) came in between.
+        self._in_io = False
         self.inbox: deque[Message] = deque()
         self.closed = False
         self.error: NodeIPCError | None = None
@@ -176,7 +180,9 @@ class Connection:
         if not self.inbox:
             self._queued = 0
             return True
-        return self._protocol.awaiting_ack or bool(self._questions)
+        return self._protocol.awaiting_ack or not all(
+            question.abandoned for question in self._questions
+        )
 
     def fileno(self) -> int:
         """The channel's descriptor, -1 once it is closed."""
@@ -200,17 +206,19 @@ class Connection:
         keep_open: bool = False,
         wanted: str | None = None,
         key: str | None = None,
+        delivered: Callable[[], None] | None = None,
     ) -> int:
         """As ``send``, with a handle; settled once the peer has acknowledged it.
 
         A connected stream socket is closed then, unless ``keep_open``. ``wanted`` asks for one of
-        Node's types by name, ``key`` names the socket list that counts the socket. Raises
-        InvalidHandle as well.
+        Node's types by name, ``key`` names the socket list that counts the socket. ``delivered`` is
+        called when the peer has a socket that moved, before it is closed here. Raises InvalidHandle
+        as well.
         """
         self._check_open()
         kind = handle_type(handle, wanted)
         moves = kind.moves and not keep_open
-        outgoing = OutgoingHandle(handle, moves=moves)
+        outgoing = OutgoingHandle(handle, moves=moves, on_delivery=delivered)
         try:
             info = HandleInfo(
                 kind.name, key if kind.name == "net.Socket" else None, kind.dgram_type
@@ -258,18 +266,24 @@ class Connection:
 
     def flush(self) -> None:
         """Write as much as the kernel takes."""
+        if self._in_io:
+            self._fail_interrupted()
         while self._transport.unsent:
+            self._in_io = True
             try:
                 self._transport.flush()
+                self._in_io = False
                 break
             except HandleNotReceived as error:
                 self._protocol.handle_failed(error)
                 self._dispatch()
             except ConnectionError:
+                self._in_io = False
                 # The peer is gone. What it sent before is still to be read, up to the end.
                 self._write_failed = True
                 self._transport.discard()
             except OSError as error:
+                self._in_io = False
                 self._fail(error)
                 return
         if self._transport.unsent or self._protocol.awaiting_ack:
@@ -297,6 +311,7 @@ class Connection:
 
     def abort(self) -> None:
         """Close now, and give up what is unsent."""
+        self._in_io = False
         self._protocol.abort(ChannelClosed("the channel was closed on this side"))
         self._dispatch()
         self._transport.discard()
@@ -357,6 +372,8 @@ class Connection:
         return self._transport.unsent, protocol.queued_sends, protocol.awaiting_ack
 
     def _check_open(self) -> None:
+        if self._in_io:
+            self._fail_interrupted()
         if self._write_failed or self.closed:
             raise ChannelClosed("cannot send: the channel is closed") from self.error
 
@@ -366,14 +383,19 @@ class Connection:
         """One read, and all that follows from it; False when there was nothing to read."""
         if self.closed:
             return False
-        self.report_closed_sockets()
+        self.attend()
+        if self.closed:
+            return True
+        self._in_io = True
         try:
             received = self._transport.read()
         except OSError as error:
+            self._in_io = False
             # Not the peer's doing: somebody closed our descriptor, say.
             self._fail(error)
             return True
         if received is None:
+            self._in_io = False
             return False
         data, handles = received
         if data:
@@ -381,7 +403,7 @@ class Connection:
                 self._queued = 0
             if not self._ending:
                 self._queued += len(data)
-            self._protocol.written = self._transport.written
+            self._protocol.handles_written = self._transport.handles_written
             self._protocol.receive_data(data, handles)
         else:
             # Nobody is left to read what was not written yet.
@@ -410,12 +432,21 @@ class Connection:
 
     def _socket_closed(self, key: str) -> None:
         """A socket of a list was closed; called from any thread, at any time, also by the GC."""
-        self._closed_sockets.append(key)
-        self.on_socket_closed()
+        # In a copy that os.fork made the channel is the parent's, and so is the socket.
+        if self._pid == os.getpid():
+            self._closed_sockets.append(key)
+            self.on_socket_closed()
+
+    def attend(self) -> None:
+        """What has to be seen to before every wait: afterwards, look whether there is one to do."""
+        if self._in_io:
+            self._fail_interrupted()
+        if self._closed_sockets:
+            self.report_closed_sockets()
 
     def report_closed_sockets(self) -> None:
         """Answer the peer's questions about sockets that were closed meanwhile."""
-        if not self._closed_sockets:
+        if not self._closed_sockets or self._pid != os.getpid():
             return
         while self._closed_sockets:
             self._protocol.socket_closed(self._closed_sockets.popleft())
@@ -450,6 +481,20 @@ class Connection:
         """The descriptor does not work any more: the channel ends here."""
         failure = ChannelClosed(f"the channel failed: {error}")
         failure.__cause__ = error
+        self._end_with(failure)
+
+    def _fail_interrupted(self) -> None:
+        """Bytes were lost, or would go twice: nothing can go on from here."""
+        self._in_io = False
+        if not self.closed:
+            self._end_with(
+                ChannelClosed(
+                    "the channel failed: an exception interrupted an earlier call while it read or "
+                    "wrote"
+                )
+            )
+
+    def _end_with(self, failure: ChannelClosed) -> None:
         self._transport.discard()
         self._protocol.abort(failure)
         self._dispatch()
@@ -487,8 +532,9 @@ class Connection:
 
     def _dispatch(self) -> None:
         """Act on what the protocol says."""
+        self._in_io = True
         inbox = self.inbox
-        violation: ProtocolError | None = None
+        failure: OSError | None = None
         for event in self._protocol.events():
             if type(event) is Message:
                 inbox.append(event)
@@ -499,15 +545,15 @@ class Connection:
                     if event.info is not None and event.info.key is not None:
                         self._protocol.socket_closed(event.info.key)
             elif isinstance(event, Sent):
-                if self._transport.written < event.id:
-                    violation = ProtocolError(
-                        "the peer acknowledged a handle that was not sent yet"
-                    )
                 self._settle(event.id, None)
             elif isinstance(event, SendFailed):
                 self._settle(event.id, event.error)
             elif isinstance(event, HandleReleased):
-                event.handle.release(event.delivered)
+                try:
+                    event.handle.release(event.delivered)
+                except OSError as error:
+                    # Its owner has closed it behind our back. The rest has to happen all the same.
+                    failure = failure or error
             elif isinstance(event, (SocketCount, SocketsClosed)):
                 self._answered(event)
             elif isinstance(event, Disconnected):
@@ -518,9 +564,9 @@ class Connection:
         outgoing = self._protocol.data_to_send()
         if outgoing:
             self._transport.enqueue(outgoing)
-        if violation is not None:
-            self._protocol.abort(violation)
-            self._dispatch()
+        self._in_io = False
+        if failure is not None:
+            raise failure
 
     def _settle(self, send_id: int, error: NodeIPCError | None) -> None:
         if send_id in self._waiting_for_ack:

@@ -89,13 +89,8 @@ def _outcome(connection: Connection, send_id: int) -> NodeIPCError | None:
 
 
 def _stays(pair: Pair) -> bool:
-    """Whether a socket is here, works and blocks as it did before it was sent."""
-    return (
-        pair.near.fileno() >= 0
-        and pair.near.gettimeout() is None
-        and os.get_blocking(pair.near.fileno())
-        and still_joined(pair)
-    )
+    """Whether a socket is here, works and blocks, for Python, as it did before it was sent."""
+    return pair.near.fileno() >= 0 and pair.near.getblocking() and still_joined(pair)
 
 
 # -------------------------------------------------------------------------------------- sending
@@ -1457,3 +1452,137 @@ def test_nothing_can_be_asked_of_a_peer_that_is_gone(both: Both) -> None:
     for ask in (connection.ask_socket_count, connection.ask_sockets_closed):
         with pytest.raises(ChannelClosed):
             ask(KEY)
+
+
+# --------------------------------------------------------------------------- what breaks in between
+
+
+def test_socket_that_the_peer_may_have_all_the_same_does_not_block_it(
+    both: Both, stack: ExitStack
+) -> None:
+    connection, peer = both
+    pair = tcp_pair(stack)
+    connection.send_handle("with", pair.near)
+    _, arrived = peer.read_handle()
+    with arrived:
+        connection.abort()
+        assert not os.get_blocking(arrived.fileno())
+        assert _stays(pair)
+
+
+def test_socket_that_is_made_blocking_while_it_waits_arrives_non_blocking(
+    both: Both, stack: ExitStack
+) -> None:
+    connection, peer = both
+    first, second = tcp_pair(stack), tcp_pair(stack)
+    connection.send_handle("first", first.near)
+    connection.send_handle("second", second.near, keep_open=True)
+    second.near.setblocking(True)
+    peer.close_handle()
+    peer.ack()
+    assert connection.read()
+    _, arrived = peer.read_handle()
+    with arrived:
+        assert not os.get_blocking(arrived.fileno())
+
+
+def test_refusals_in_one_read_break_the_protocol_and_not_the_next_handles(
+    both: Both, stack: ExitStack
+) -> None:
+    connection, peer = both
+    sends = [connection.send_handle(n, tcp_pair(stack).near) for n in range(3)]
+    peer.close_handle()
+    # The second is for a repetition that is not written yet.
+    peer.nack()
+    peer.nack()
+    assert connection.read()
+    assert connection.closed
+    assert "refused a handle that was not sent yet" in str(connection.error)
+    for send_id in sends:
+        with pytest.raises(HandleNotReceived):
+            connection.result(send_id)
+
+
+def test_disconnect_ends_when_the_kernel_refuses_the_last_handle(
+    both: Both, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection, peer = both
+    connection.send_handle("first", tcp_pair(stack).near)
+    connection.send_handle("last", tcp_pair(stack).near)
+    connection.disconnect()
+    peer.close_handle()
+    peer.ack()
+
+    def refuse(fd: int, blocking: bool) -> None:
+        raise OSError(errno.ETOOMANYREFS, "too many references")
+
+    monkeypatch.setattr(os, "set_blocking", refuse)
+    assert connection.read()
+    assert connection.closed
+    assert connection.error is None
+
+
+def test_socket_whose_closing_fails_loses_no_message(both: Both, stack: ExitStack) -> None:
+    connection, peer = both
+    pair = tcp_pair(stack)
+    connection.send_handle("with", pair.near)
+    peer.close_handle()
+    os.close(pair.near.fileno())
+    peer.write({"cmd": "NODE_HANDLE_ACK"}, "after")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        connection.read()
+    assert [message.message for message in connection.inbox] == ["after"]
+    connection.send("goes on")
+    assert peer.read_message() == "goes on"
+
+
+class _Interruption(Exception):
+    """What a signal handler raises."""
+
+
+@pytest.mark.parametrize("where", ["read", "write"])
+def test_interruption_between_the_kernel_and_the_books_ends_the_channel(
+    where: str, both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection, peer = both
+
+    def interrupt(*_: object) -> None:
+        raise _Interruption
+
+    if where == "read":
+        monkeypatch.setattr(connection._protocol, "receive_data", interrupt)
+        peer.write("lost")
+        with pytest.raises(_Interruption):
+            connection.read()
+    else:
+        monkeypatch.setattr(connection._transport, "_advance", interrupt)
+        with pytest.raises(_Interruption):
+            connection.send("once")
+    monkeypatch.undo()
+    connection.attend()
+    assert connection.closed
+    with pytest.raises(ChannelClosed, match="an exception interrupted an earlier call"):
+        raise connection.end()
+    with pytest.raises(ChannelClosed):
+        connection.send("again")
+    assert peer.read_all_messages() == (["once"] if where == "write" else [])
+
+
+def test_copy_of_the_process_does_not_speak_for_it(both: Both, stack: ExitStack) -> None:
+    """A fork has the socket and the unsent bytes too, but they are its parent's."""
+    connection, peer = both
+    _send_counted(connection, peer, "socket", tcp_pair(stack).near.fileno())
+    taken = connection.take_handle(connection.inbox.popleft())
+    assert taken is not None
+    peer.write(_NOTIFY_CLOSE)
+    assert connection.read()
+    pid = os.fork()
+    if not pid:
+        taken.close()
+        connection.attend()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert peer.at_end()
+    taken.close()
+    connection.attend()
+    assert peer.read_message() == _ALL_CLOSED

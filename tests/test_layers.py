@@ -15,7 +15,7 @@ _PACKAGE = Path(__file__).parents[1] / "nodecompat"
 
 _CORE = {"errors"}
 _SHARED = _CORE | {"protocol", "transport"}
-_FRONT = _SHARED | {"connection", "environment", "launch", "locks", "node"}
+_FRONT = _SHARED | {"connection", "counting", "environment", "launch", "locks", "node"}
 
 # What each part of the package may import; the root ("") is nodecompat/__init__.py.
 _MAY_IMPORT = {
@@ -23,6 +23,7 @@ _MAY_IMPORT = {
     "protocol": _CORE,
     "transport": _CORE,
     "connection": _FRONT,
+    "counting": _FRONT,
     "environment": _FRONT,
     "launch": _FRONT,
     "locks": _FRONT,

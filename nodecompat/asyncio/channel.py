@@ -94,9 +94,16 @@ class Channel:
                 connection.send_handle(message, handle, keep_open=keep_open, wanted=handle_type)
             )
 
-    async def _send_counted(self, message: Any, handle: socket.socket, key: str) -> None:
+    async def _send_counted(
+        self, message: Any, handle: socket.socket, key: str, delivered: Callable[[], None]
+    ) -> None:
         """As ``send``, with a connection that a socket list counts; for ``Server``."""
-        await self._finish_send(self._connection.send_handle(message, handle, key=key))
+        connection = self._connection
+        await self._finish_send(
+            connection.send_handle(
+                message, handle, wanted="net.Socket", key=key, delivered=delivered
+            )
+        )
 
     async def _socket_count(self, key: str) -> int:
         """How many sockets of a list are open at the peer, 0 when it has gone; for ``Server``."""
@@ -111,13 +118,16 @@ class Channel:
 
     async def _answer(self, question: Question) -> int:
         self._update()
-        while not question.done:
-            waiter = self._loop.create_future()
-            self._askers[waiter] = question
-            try:
-                await waiter
-            finally:
-                del self._askers[waiter]
+        try:
+            while not question.done:
+                waiter = self._loop.create_future()
+                self._askers[waiter] = question
+                try:
+                    await waiter
+                finally:
+                    del self._askers[waiter]
+        finally:
+            question.abandoned = True
         return question.count
 
     async def send_many(self, messages: Iterable[Any]) -> None:

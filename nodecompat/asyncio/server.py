@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 from nodecompat.asyncio.channel import Channel
-from nodecompat.transport.handles import connection_key, track
+from nodecompat.counting import CountedServer
 
 __all__ = ["Server"]
 
@@ -19,7 +19,7 @@ __all__ = ["Server"]
 _Accepting: TypeAlias = "asyncio.Future[tuple[socket.socket, Any]]"
 
 
-class Server:
+class Server(CountedServer[Channel]):
     """Accepts connections, hands them to children, and knows how many are still open anywhere.
 
     For a parent that distributes connections and wants to end in an orderly way. A parent that
@@ -29,26 +29,21 @@ class Server:
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        self._key = connection_key(sock)
+        super().__init__(sock)
         sock.setblocking(False)
-        self._sock = sock
         self._loop = asyncio.get_running_loop()
-        # One entry a connection: it may be closed on any thread, also by the garbage collector.
-        self._own: set[object] = set()
         self._accepting: set[_Accepting] = set()
         self._left: list[_Accepting] = []
+        self._stopped = False
         self._empty = asyncio.Event()
         self._empty.set()
-        self._channels: list[Channel] = []
-
-    @property
-    def sock(self) -> socket.socket:
-        """The listening socket."""
-        return self._sock
 
     async def accept(self) -> tuple[socket.socket, Any]:
-        """The next connection, non-blocking, and its address; it counts until it is closed."""
-        if self._sock.fileno() < 0:
+        """The next connection, non-blocking, and its address; it counts until it is closed.
+
+        Raises OSError once the server is closed.
+        """
+        if self._stopped or self._sock.fileno() < 0:
             raise _closed_error()
         accepting = (
             self._left.pop()
@@ -60,19 +55,18 @@ class Server:
             # To cancel it could lose a connection that has just come: the next call takes it over.
             sock, address = await asyncio.shield(accepting)
         except asyncio.CancelledError:
-            if accepting not in self._accepting:
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():
                 raise _closed_error() from None
-            self._left.append(accepting)
+            if not self._stopped:
+                self._left.append(accepting)
             raise
         finally:
             self._accepting.discard(accepting)
-        entry = object()
-        self._own.add(entry)
         self._empty.clear()
-        return track(sock, partial(self._closed, entry)), address
+        return self._count(sock), address
 
-    def _closed(self, entry: object) -> None:
-        self._own.discard(entry)
+    def _connection_closed(self) -> None:
         # A loop that is closed has nobody who waits.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._look)
@@ -81,23 +75,27 @@ class Server:
         if not self._own:
             self._empty.set()
 
-    def _stop(self) -> None:
-        """Accept no more."""
+    async def _stop(self) -> None:
+        """Accept no more, and close the listening socket."""
+        self._stopped = True
         accepting = [*self._accepting, *self._left]
-        self._accepting.clear()
         self._left.clear()
         for each in accepting:
-            if not each.cancel() and each.exception() is None:
-                each.result()[0].close()
-        self._sock.close()
+            each.cancel()
+        try:
+            # The loop watches the descriptor until they have ended.
+            for result in await asyncio.gather(*accepting, return_exceptions=True):
+                if not isinstance(result, BaseException):
+                    result[0].close()
+        finally:
+            self._sock.close()
 
     async def hand_over(self, child: Channel, message: Any, sock: socket.socket) -> None:
-        """Send a connection of this server to a child; else as ``child.send(message, sock)``."""
-        # Those that have gone hold nothing any more.
-        self._channels = [channel for channel in self._channels if channel.connected]
-        if child not in self._channels:
-            self._channels.append(child)
-        await child._send_counted(message, sock, self._key)
+        """Send a connection of this server to a child; else as ``child.send(message, sock)``.
+
+        Also one that its client has reset meanwhile, as Node does: the child finds out.
+        """
+        await child._send_counted(message, sock, self._key, partial(self._delivered, child))
 
     async def connections(self) -> int:
         """How many connections are open, here and in all children that got some.
@@ -105,7 +103,7 @@ class Server:
         A child that has gone has none. Follows ``server.getConnections``.
         """
         counts = await asyncio.gather(
-            *(channel._socket_count(self._key) for channel in self._channels)
+            *(child._socket_count(self._key) for child in self._live_children())
         )
         return len(self._own) + sum(counts)
 
@@ -114,11 +112,17 @@ class Server:
 
         Follows ``server.close``.
         """
-        self._stop()
-        await asyncio.gather(
-            *(channel._wait_sockets_closed(self._key) for channel in self._channels)
-        )
-        await self._empty.wait()
+        await self._stop()
+        asked = -1
+        # As long as connections are handed over meanwhile, the children have to be asked again.
+        while asked != len(self._deliveries):
+            while self._own:
+                self._empty.clear()
+                await self._empty.wait()
+            asked = len(self._deliveries)
+            await asyncio.gather(
+                *(child._wait_sockets_closed(self._key) for child in self._live_children())
+            )
 
     async def __aenter__(self) -> Self:
         return self
@@ -129,7 +133,7 @@ class Server:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stop()
+        await self._stop()
 
 
 def _closed_error() -> OSError:

@@ -157,7 +157,9 @@ class ChannelProtocol:
         self._events: list[Event] = []
         self._outgoing: list[Outgoing] = []
         self._last_id = 0
-        self.written: int | None = None
+        self.handles_written: int | None = None
+        """How often a handle was written, all of its message; None where nobody counts."""
+        self._handles_transmitted = 0
         self._in_flight: _InFlight | None = None
         self._queue: deque[_Queued] = deque()
         self._drained = False
@@ -279,6 +281,10 @@ class ChannelProtocol:
     def _transmit(self, send: _Queued) -> None:
         # Set before the bytes leave: an acknowledgement can come while they are still on the way.
         self._in_flight = _InFlight(send)
+        self._transmit_once(send)
+
+    def _transmit_once(self, send: _Queued) -> None:
+        self._handles_transmitted += 1
         self._outgoing.append(Outgoing(send.data, send.handle, send.id))
 
     def _send_internal(self, message: dict[str, Any]) -> None:
@@ -293,7 +299,10 @@ class ChannelProtocol:
         """The handle in flight could not be written, and not a byte of its message was."""
         in_flight = self._in_flight
         if in_flight is not None:
+            self._handles_transmitted -= 1
             self._settle_in_flight(in_flight.send, error)
+            if self._drained:
+                self._finish_drained()
 
     def _settle_in_flight(self, send: _Queued, error: NodeIPCError | None) -> None:
         if error is None:
@@ -425,22 +434,28 @@ class ChannelProtocol:
         in_flight = self._in_flight
         if in_flight is None:
             return
-        if self.written is not None and self.written < in_flight.send.id:
-            self._fail(ProtocolError("the peer acknowledged a handle that was not sent yet"))
+        if self._is_early("acknowledged"):
             return
         self._settle_in_flight(in_flight.send, None)
+
+    def _is_early(self, did: str) -> bool:
+        """Whether the peer answers a handle before all of it is written: no peer can."""
+        written = self.handles_written
+        if written is None or written >= self._handles_transmitted:
+            return False
+        self._fail(ProtocolError(f"the peer {did} a handle that was not sent yet"))
+        return True
 
     def _receive_nack(self) -> None:
         in_flight = self._in_flight
         if in_flight is None:
             return
         send = in_flight.send
-        if self.written is not None and self.written < in_flight.send.id:
-            self._fail(ProtocolError("the peer refused a handle that was not sent yet"))
+        if self._is_early("refused"):
             return
         if in_flight.retransmissions < MAX_HANDLE_RETRANSMISSIONS:
             in_flight.retransmissions += 1
-            self._outgoing.append(Outgoing(send.data, send.handle, send.id))
+            self._transmit_once(send)
             return
         error = HandleNotReceived(
             f"the peer did not receive the handle in {MAX_HANDLE_RETRANSMISSIONS + 1} transmissions"

@@ -19,7 +19,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
-from nodecompat.connection import DEFAULT_MAX_QUEUED, Connection, connect_to_parent
+from nodecompat.connection import DEFAULT_MAX_QUEUED, Connection, Question, connect_to_parent
 from nodecompat.errors import ChannelClosed
 from nodecompat.protocol.channel import DEFAULT_MAX_MESSAGE_SIZE
 from nodecompat.protocol.events import Message
@@ -33,6 +33,9 @@ DISCONNECT_LIMIT: Final = 10.0
 
 LONGEST_WAIT: Final = 3600.0
 """Seconds of one poll: longer times are waited in several, as the system's own limit is lower."""
+
+SHORT_WAIT: Final = 0.05
+"""Seconds of one poll where no other thread can end it."""
 
 
 class Channel:
@@ -56,6 +59,8 @@ class Channel:
         self._wakeup: Wakeup | None = None
         # Weakly: without a cycle a child that nobody has any more is told of at once.
         connection.on_socket_closed = partial(_call, weakref.WeakMethod(self._socket_closed))
+        # It may be another thread's call that finds the end.
+        connection.before_close = partial(_call, weakref.WeakMethod(self._wake))
 
     # ------------------------------------------------------------------------------------ state
 
@@ -107,10 +112,17 @@ class Channel:
                     connection.send_handle(message, handle, keep_open=keep_open, wanted=handle_type)
                 )
 
-    def _send_counted(self, message: Any, handle: socket.socket, key: str) -> None:
+    def _send_counted(
+        self, message: Any, handle: socket.socket, key: str, delivered: Callable[[], None]
+    ) -> None:
         """As ``send``, with a connection that a socket list counts; for ``Server``."""
         with self._lock:
-            self._finish_send(self._connection.send_handle(message, handle, key=key))
+            connection = self._connection
+            self._finish_send(
+                connection.send_handle(
+                    message, handle, wanted="net.Socket", key=key, delivered=delivered
+                )
+            )
 
     def _socket_count(self, key: str, timeout: float | None) -> int:
         """How many sockets of a list are open at the peer, 0 when it has gone; for ``Server``."""
@@ -119,7 +131,7 @@ class Channel:
             if not self._connection.connected:
                 return 0
             question = self._connection.ask_socket_count(key)
-            self._wait(lambda: question.done, deadline)
+            self._wait_for_answer(question, deadline)
             return question.count
 
     def _wait_sockets_closed(self, key: str, timeout: float | None) -> None:
@@ -127,8 +139,13 @@ class Channel:
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._lock:
             if self._connection.connected:
-                question = self._connection.ask_sockets_closed(key)
-                self._wait(lambda: question.done, deadline)
+                self._wait_for_answer(self._connection.ask_sockets_closed(key), deadline)
+
+    def _wait_for_answer(self, question: Question, deadline: float | None) -> None:
+        try:
+            self._wait(lambda: question.done, deadline)
+        finally:
+            question.abandoned = True
 
     def send_many(self, messages: Iterable[Any]) -> None:
         """Send several messages in as few writes as possible; returns once the kernel has them all.
@@ -224,8 +241,7 @@ class Channel:
             self._wait(lambda: connection.closed, time.monotonic() + limit)
         except TimeoutError:
             warnings.warn(
-                f"the peer took no data for {limit} s: "
-                f"{connection.unsent} bytes were not sent before the disconnect",
+                connection.unsent_warning(limit, "disconnect"),
                 RuntimeWarning,
                 stacklevel=3,
             )
@@ -291,10 +307,20 @@ class Channel:
 
         Called with the lock held, which is let go while nothing can be done.
         """
+        # A signal handler may have interrupted this thread in its poll.
+        nested = self._polling and self._leader == threading.get_ident()
+        try:
+            self._wait_until(ready, deadline)
+        finally:
+            if nested:
+                # What it has read may be what the interrupted call waits for.
+                self._wake()
+
+    def _wait_until(self, ready: Callable[[], bool], deadline: float | None) -> None:
         looked = False
         while True:
             # Before the question, as it writes: what this thread waits for may be done with that.
-            self._connection.report_closed_sockets()
+            self._connection.attend()
             if ready():
                 return
             remaining = None if deadline is None else deadline - time.monotonic()
@@ -305,9 +331,9 @@ class Channel:
                 remaining = 0
             looked = True
             step = None if remaining is None else min(remaining, LONGEST_WAIT)
-            # A signal handler may have interrupted this thread in its poll: it leads then as well.
+            # A signal handler leads as well, although the thread that it interrupted does.
             if self._polling and self._leader != threading.get_ident():
-                if self._connection.unsent and not self._polled_for & select.POLLOUT:
+                if self._wanted_events() & ~self._polled_for:
                     self._wake()
                 self._changed.wait(step)
             else:
@@ -319,6 +345,8 @@ class Channel:
         poller = self._prepare_poll()
         self._polling = True
         self._leader = threading.get_ident()
+        if self._wakeup is None and not self._connection.closed:
+            remaining = SHORT_WAIT if remaining is None else min(remaining, SHORT_WAIT)
         self._lock.release()
         try:
             polled = poller.poll(None if remaining is None else remaining * 1000)
@@ -358,13 +386,14 @@ class Channel:
         wanted = self._extra_fds()
         events = 0
         if not connection.closed:
-            events = select.POLLIN if connection.wants_read else 0
-            if connection.unsent:
-                events |= select.POLLOUT
+            events = self._wanted_events()
             wanted[connection.fileno()] = events
             if self._wakeup is None:
-                self._wakeup = Wakeup()
-            wanted[self._wakeup.fileno()] = select.POLLIN
+                # Without a descriptor left for it the wait is cut into short ones.
+                with contextlib.suppress(OSError):
+                    self._wakeup = Wakeup()
+            if self._wakeup is not None:
+                wanted[self._wakeup.fileno()] = select.POLLIN
         self._polled_for = events
         if wanted != self._registered or self._polling:
             # A new one each time: one that is in use (see _wait) cannot be used again meanwhile.
@@ -373,6 +402,12 @@ class Channel:
                 self._poller.register(fd, mask)
             self._registered = wanted
         return self._poller
+
+    def _wanted_events(self) -> int:
+        """What the connection is to be polled for."""
+        connection = self._connection
+        events = select.POLLIN if connection.wants_read else 0
+        return events | select.POLLOUT if connection.unsent else events
 
     def _wake(self) -> None:
         """Make a leader that is in its poll look again."""

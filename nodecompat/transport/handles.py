@@ -9,7 +9,7 @@ import stat
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, cast, final
+from typing import Any, Final, NamedTuple, SupportsIndex, cast, final
 
 from nodecompat.errors import InvalidHandle, ProtocolError
 
@@ -125,10 +125,24 @@ class TrackedSocket(socket.socket):
         return fd
 
     def __del__(self) -> None:
-        if self.fileno() >= 0:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+        try:
+            if self.fileno() >= 0:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+        finally:
+            # A warning may be an error.
             super().close()
-        self._report()
+            self._report()
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        # As multiprocessing does for the plain class: the other process has a plain socket.
+        from multiprocessing import reduction
+
+        duplicate = reduction.DupFd(self.fileno())
+        return _unpickled, (duplicate, self.family, self.type, self.proto)
+
+
+def _unpickled(duplicate: Any, family: int, kind: int, proto: int) -> socket.socket:
+    return socket.socket(family, kind, proto, fileno=duplicate.detach())
 
 
 def track(sock: socket.socket, on_close: Callable[[], object]) -> TrackedSocket:
@@ -190,11 +204,14 @@ def handle_type(handle: Any, wanted: str | None = None) -> HandleType:
     state = _stream_state(sock)
     if wanted == "net.Native":
         return HandleType(wanted, None, moves=False)
+    if state == "bound" and wanted == "net.Socket":
+        return HandleType(wanted, None, moves=True)
     if state == "bound":
         if wanted != "net.BoundSocket":
             raise InvalidHandle(
-                f"{handle!r} is neither connected nor listening (Node 26 and later take it "
-                "with handle_type='net.BoundSocket')"
+                f"{handle!r} is neither connected nor listening. A connection that the other side "
+                "has reset goes with handle_type='net.Socket', a bound socket with "
+                "'net.BoundSocket' to Node 26 and later"
             )
         if family == socket.AF_UNIX:
             raise InvalidHandle(f"net.BoundSocket: {handle!r} is not a TCP socket")
@@ -242,11 +259,18 @@ def _stream_state(sock: socket.socket) -> str:
 class OutgoingHandle:
     """A socket on its way: a descriptor of its own, until the peer has it."""
 
-    __slots__ = ("_fd", "_sock")
+    __slots__ = ("_fd", "_on_delivery", "_sock")
 
-    def __init__(self, sock: socket.socket, *, moves: bool) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        moves: bool,
+        on_delivery: Callable[[], None] | None = None,
+    ) -> None:
         # Before what can fail: __del__ looks at both.
         self._fd = -1
+        self._on_delivery = on_delivery
         self._sock: socket.socket | None = None
         if moves and not isinstance(sock, socket.socket):
             raise InvalidHandle(
@@ -256,13 +280,11 @@ class OutgoingHandle:
         # The caller may do with its socket what it likes meanwhile.
         self._fd = os.dup(sock.fileno())
         self._sock = sock if moves else None
-        # Node hangs on a descriptor that blocks. The flag belongs to the socket, not to the
-        # descriptor: where this side goes on using it, it keeps blocking by way of a timeout.
-        if os.get_blocking(self._fd):
-            if moves:
-                os.set_blocking(self._fd, False)
-            else:
-                sock.settimeout(_FOREVER)
+        # The transport will take away the blocking, on which Node hangs. That flag belongs to the
+        # socket, not to the descriptor: where this side goes on using it, it keeps blocking by way
+        # of a timeout.
+        if not moves and os.get_blocking(self._fd):
+            sock.settimeout(_FOREVER)
 
     def fileno(self) -> int:
         """The descriptor to send, -1 once it is released."""
@@ -276,10 +298,19 @@ class OutgoingHandle:
         sock, self._sock = self._sock, None
         if sock is not None:
             if delivered:
+                if self._on_delivery is not None:
+                    self._on_delivery()
                 sock.close()
-            elif sock.gettimeout() is None and sock.fileno() >= 0:
-                # It stays here after all, and was a blocking one.
-                sock.setblocking(True)
+            elif (
+                sock.fileno() >= 0
+                and sock.gettimeout() is None
+                and not os.get_blocking(sock.fileno())
+            ):
+                # It stays here after all, and was a blocking one. It was written, so the peer may
+                # have it all the same.
+                sock.settimeout(_FOREVER)
 
     def __del__(self) -> None:
-        self.release(delivered=False)
+        # One whose making was interrupted has nothing.
+        if hasattr(self, "_sock"):
+            self.release(delivered=False)

@@ -23,6 +23,7 @@ _READ_SIZE: Final = 65536
 _MAX_HANDLES: Final = 253  # SCM_MAX_FD: the kernel passes no more in one message.
 _ANCILLARY_SIZE: Final = socket.CMSG_SPACE(_MAX_HANDLES * array.array("i").itemsize)
 _MAX_BUFFERS: Final = 512  # Below IOV_MAX everywhere.
+_CLOEXEC_AT_ONCE: Final = hasattr(socket, "MSG_CMSG_CLOEXEC")  # Not on macOS.
 _RECV_FLAGS: Final = socket.MSG_DONTWAIT | getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 _SEND_FLAGS: Final = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 
@@ -45,18 +46,25 @@ class _HasFileno(Protocol):
 class _Pending:
     """A part of a chunk that is not wholly written; ``data`` shrinks.
 
-    ``handle`` goes with the first byte of the first part; ``last`` marks the end of the chunk.
+    ``handle`` goes with the first byte of the first part; ``last`` marks the end of the chunk, and
+    ``had_handle`` the end of one with a handle.
     """
 
-    __slots__ = ("data", "handle", "id", "last")
+    __slots__ = ("data", "had_handle", "handle", "id", "last")
 
     def __init__(
-        self, data: bytes | memoryview, handle: _HasFileno | None, id: int, last: bool = True
+        self,
+        data: bytes | memoryview,
+        handle: _HasFileno | None,
+        id: int,
+        last: bool,
+        had_handle: bool,
     ) -> None:
         self.data = data
         self.handle = handle
         self.id = id
         self.last = last
+        self.had_handle = had_handle
 
 
 class UnixTransport:
@@ -79,6 +87,8 @@ class UnixTransport:
         """The id of the last send whose bytes the kernel has, all of them."""
         self.unsent = 0
         """How many bytes wait to be written."""
+        self.handles_written = 0
+        """How often the kernel has got a handle and all of its message."""
 
     @classmethod
     def from_fd(cls, fd: int) -> UnixTransport:
@@ -107,6 +117,9 @@ class UnixTransport:
         for level, kind, payload in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+        if not _CLOEXEC_AT_ONCE:
+            for fd in fds:
+                os.set_inheritable(fd, False)
         return data, [Handle(fd) for fd in fds]
 
     def enqueue(self, chunks: Iterable[_Chunk]) -> None:
@@ -115,7 +128,8 @@ class UnixTransport:
             data = chunk.data
             if isinstance(data, bytes):
                 self.unsent += len(data)
-                self._pending.append(_Pending(data, chunk.handle, chunk.id))
+                handle = chunk.handle
+                self._pending.append(_Pending(data, handle, chunk.id, True, handle is not None))
             else:
                 self._enqueue_parts(data, chunk.handle, chunk.id)
 
@@ -123,11 +137,14 @@ class UnixTransport:
         self, parts: tuple[bytes | memoryview, ...], handle: _HasFileno | None, id: int
     ) -> None:
         last = len(parts) - 1
+        with_handle = handle is not None
         for index, part in enumerate(parts):
             # As bytes: the length of any other view counts items.
             data = memoryview(part).cast("B")
             self.unsent += len(data)
-            self._pending.append(_Pending(data, handle, id, index == last))
+            self._pending.append(
+                _Pending(data, handle, id, index == last, with_handle and index == last)
+            )
             handle = None
 
     def flush(self) -> bool:
@@ -141,6 +158,8 @@ class UnixTransport:
             first = pending[0]
             try:
                 if first.handle is not None:
+                    # Node hangs on one that blocks, and it may have been changed meanwhile.
+                    os.set_blocking(first.handle.fileno(), False)
                     rights = [
                         (
                             socket.SOL_SOCKET,
@@ -189,6 +208,8 @@ class UnixTransport:
             pending.popleft()
             if first.id and first.last:
                 self.written = first.id
+            if first.had_handle:
+                self.handles_written += 1
 
     def _drop_first(self) -> None:
         """Forget the first chunk, all its parts."""

@@ -203,7 +203,7 @@ async def test_handle_that_is_always_refused_raises_and_the_next_message_goes_on
         peer.nack()
     with pytest.raises(HandleNotReceived, match="in 4 transmissions"):
         await sending
-    assert os.get_blocking(pair.near.fileno())
+    assert pair.near.getblocking()
     assert still_joined(pair)
     await channel.send("next")
     assert peer.read_message() == "next"
@@ -224,7 +224,7 @@ async def test_end_of_the_peer_fails_every_send_that_waits(
         await queued
     with pytest.raises(ChannelClosed):
         await plain
-    assert os.get_blocking(pair.near.fileno())
+    assert pair.near.getblocking()
     assert still_joined(pair)
 
 
@@ -312,7 +312,7 @@ async def test_cancelled_send_whose_handle_is_refused_leaves_the_socket(
     await behind
     with pytest.raises(asyncio.CancelledError):
         await sending
-    assert os.get_blocking(pair.near.fileno())
+    assert pair.near.getblocking()
     assert still_joined(pair)
 
 

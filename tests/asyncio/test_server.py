@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import struct
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ import pytest
 from nodecompat.asyncio import Server
 from nodecompat.asyncio.channel import Channel
 from nodecompat.connection import Connection
-from nodecompat.errors import ChannelClosed, HandleNotReceived, InvalidHandle
+from nodecompat.errors import ChannelClosed, HandleNotReceived, InvalidHandle, MessageError
 from nodecompat.protocol.channel import ChannelProtocol
 from nodecompat.transport.unix import UnixTransport, channel_pair
 from tests.handle_support import HandlePeer, Pair, at_end, still_joined, tcp_server
@@ -227,6 +228,30 @@ async def test_close_ends_an_accept_that_waits(parent: Parent) -> None:
 
 
 @in_a_parent
+async def test_accept_that_is_cancelled_as_the_server_closes_is_cancelled(parent: Parent) -> None:
+    accepting = await _started(parent.server.accept())
+    accepting.cancel()
+    await parent.server.close()
+    await asyncio.wait([accepting])
+    assert accepting.cancelled()
+
+
+@in_a_parent
+async def test_end_of_a_with_block_ends_an_accept_that_waits(parent: Parent) -> None:
+    async with parent.server:
+        accepting = await _started(parent.server.accept())
+    with pytest.raises(OSError, match="the server is closed"):
+        await accepting
+    # The loop no longer watches that descriptor, which is now another socket's.
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        reading = await _started(asyncio.get_running_loop().sock_recv(near, 5))
+        far.sendall(b"hello")
+        assert await reading == b"hello"
+
+
+@in_a_parent
 async def test_accept_on_a_closed_server_says_so(parent: Parent) -> None:
     accepting = await _started(parent.server.accept())
     await parent.server.close()
@@ -277,7 +302,8 @@ async def test_child_that_has_gone_is_forgotten(parent: Parent) -> None:
     gone.peer.close()
     await _until(lambda: not gone.channel.connected)
     await parent.hand_over(here)
-    assert parent.server._channels == [here.channel]
+    assert parent.server._live_children() == [here.channel]
+    assert parent.server._children == [here.channel]
 
 
 @in_a_parent
@@ -440,11 +466,78 @@ async def test_close_waits_for_children_and_connections_here(parent: Parent) -> 
     pair = await parent.connect()
     await parent.hand_over(child)
     closing = await _started(parent.server.close())
-    parent.asked(child, "NODE_SOCKET_NOTIFY_CLOSE")
-    parent.answer_closed(child)
+    assert child.peer.at_end()
+    pair.near.close()
+    await _until_answered(parent, child)
+    await closing
+
+
+@in_a_parent
+async def test_close_waits_for_a_connection_that_goes_to_a_child_meanwhile(parent: Parent) -> None:
+    child, late = parent.child(), parent.child()
+    await parent.hand_over(child)
+    kept = await parent.connect()
+    await parent.hand_over(child)
+    closing = await _started(parent.server.close())
+    handing = await _started(parent.server.hand_over(late.channel, "yours", kept.near))
+    late.peer.close_handle()
+    late.peer.ack()
+    await handing
+    await _until_answered(parent, child)
     await _a_few_turns()
     assert not closing.done()
-    pair.near.close()
+    await _until_answered(parent, late)
+    await closing
+
+
+async def _until_answered(parent: Parent, child: Child) -> None:
+    """Play a child that is asked whether its connections are closed, and says so."""
+    await asyncio.to_thread(parent.asked, child, "NODE_SOCKET_NOTIFY_CLOSE")
+    parent.answer_closed(child)
+
+
+@pytest.mark.parametrize("what", ["reset", "no message"])
+def test_child_that_got_nothing_is_not_asked(what: str) -> None:
+    """A Node that never got a connection of a list does not answer questions about it."""
+
+    async def play(parent: Parent) -> None:
+        child = parent.child()
+        pair = await parent.connect()
+        if what == "reset":
+            linger = struct.pack("ii", 1, 0)
+            pair.far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            pair.far.close()
+            handing = await _started(parent.server.hand_over(child.channel, "dead", pair.near))
+            for _ in range(4):
+                await asyncio.to_thread(child.peer.close_handle)
+                child.peer.nack()
+            with pytest.raises(HandleNotReceived):
+                await handing
+        else:
+            with pytest.raises(MessageError):
+                await parent.server.hand_over(child.channel, print, pair.near)
+        pair.near.close()
+        assert await parent.server.connections() == 0
+        await parent.server.close()
+        assert child.peer.at_end()
+
+    in_a_parent(play)()
+
+
+@in_a_parent
+async def test_cancelled_hand_over_that_arrives_all_the_same_is_asked_about(
+    parent: Parent,
+) -> None:
+    child = parent.child()
+    pair = await parent.connect()
+    handing = await _started(parent.server.hand_over(child.channel, "yours", pair.near))
+    handing.cancel()
+    await asyncio.wait([handing])
+    child.peer.close_handle()
+    child.peer.ack()
+    await _until(lambda: pair.near.fileno() < 0)
+    closing = await _started(parent.server.close())
+    await _until_answered(parent, child)
     await closing
 
 

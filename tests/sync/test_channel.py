@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import random
@@ -33,6 +34,7 @@ from tests.support import (
     BIG,
     Background,
     Peer,
+    RawChild,
     connection_and_peer,
     is_open,
     lines,
@@ -684,6 +686,97 @@ def test_signal_in_a_thread_that_follows_leaves_the_channel_usable(
     helper.result()
     peer.write(1, 2)
     assert {leader.result(), channel.recv(timeout=5)} == {1, 2}
+
+
+HANDLER_THAT_READS = """
+    import signal, socket, sys
+    from nodecompat.sync import connect_parent
+    parent = connect_parent()
+    pairs = [socket.socketpair() for _ in range(2)]
+
+    def handler(number, frame):
+        parent.send("from the handler", pairs[0][0])
+
+    signal.signal(signal.SIGUSR1, handler)
+    parent.send("ready")
+"""
+
+
+def _ack_what_the_handler_sent(child: RawChild, *more: Any) -> None:
+    """Wait until the program waits, signal it, and answer the handler's handle."""
+    until_idle(child.process.pid)
+    os.kill(child.process.pid, signal.SIGUSR1)
+    assert child.peer.read_message()["msg"] == "from the handler"
+    # Both in one read, which is that of the call in the handler.
+    child.peer.write({"cmd": "NODE_HANDLE_ACK"}, *more)
+
+
+def test_message_that_a_signal_handler_reads_is_there_for_the_call_it_interrupted() -> None:
+    code = HANDLER_THAT_READS + "    parent.send(['got', parent.recv()])\n"
+    with raw_child(code) as child:
+        assert child.peer.read_message() == "ready"
+        _ack_what_the_handler_sent(child, "for recv")
+        child.peer.sock.settimeout(10)
+        assert child.peer.read_message() == ["got", "for recv"]
+
+
+def test_acknowledgement_that_a_signal_handler_reads_is_for_the_send_it_interrupted() -> None:
+    code = HANDLER_THAT_READS + "    parent.send('mine', pairs[1][0])\n    parent.send('done')\n"
+    with raw_child(code) as child:
+        assert child.peer.read_message() == "ready"
+        assert child.peer.read_message()["msg"] == "mine"
+        until_idle(child.process.pid)
+        os.kill(child.process.pid, signal.SIGUSR1)
+        # The handler's handle waits for this one to be taken, and reads that for it.
+        until_idle(child.process.pid)
+        child.peer.sock.settimeout(10)
+        child.peer.write({"cmd": "NODE_HANDLE_ACK"})
+        assert child.peer.read_message()["msg"] == "from the handler"
+        child.peer.write({"cmd": "NODE_HANDLE_ACK"})
+        assert child.peer.read_message() == "done"
+
+
+def _wait_for_the_end(channel: Channel) -> None:
+    with channel._lock:
+        channel._wait(lambda: not channel.connected, None)
+
+
+def test_thread_that_needs_to_read_wakes_one_that_polls_for_nothing(stack: ExitStack) -> None:
+    """As one in child.wait() does, once as much has come as may wait."""
+    channel, peer = _pair(stack, max_queued=10)
+    peer.write("more than ten bytes", "next")
+    leader = Background(lambda: _wait_for_the_end(channel))
+    until(lambda: len(channel._inbox) == 2, "the messages")
+    leader.until_blocked()
+    sock, other = socket.socketpair()
+    with sock, other:
+        sending = Background(lambda: channel.send("with", sock))
+        assert peer.read_message()["msg"] == "with"
+        peer.write({"cmd": "NODE_HANDLE_ACK"})
+        sending.result()
+    assert [channel.recv(), channel.recv()] == ["more than ten bytes", "next"]
+    receiving = Background(channel.recv).until_blocked()
+    peer.write("last")
+    assert receiving.result() == "last"
+    peer.close()
+    leader.result()
+
+
+def test_waiting_without_a_descriptor_for_waking_still_works(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, "no descriptor is left")
+
+    monkeypatch.setattr(module, "Wakeup", refuse)
+    channel, peer = pair
+    receiving = Background(channel.recv).until_blocked()
+    # The thread that waits has to notice by itself that there is something to write.
+    sending = Background(lambda: channel.send(BIG)).until_blocked()
+    assert peer.read_message() == BIG
+    sending.result()
+    peer.write("came")
+    assert receiving.result() == "came"
 
 
 def test_storm_of_signals_loses_nothing(pair: Pair, interrupt: Interrupter) -> None:

@@ -215,7 +215,7 @@ def test_handle_that_is_always_refused_raises_and_the_next_message_goes_on(
     with pytest.raises(HandleNotReceived, match="in 4 transmissions"):
         sending.result()
 
-    assert os.get_blocking(pair.near.fileno())
+    assert pair.near.getblocking()
     assert still_joined(pair)
     channel.send("next")
     assert peer.read_message() == "next"
@@ -237,7 +237,7 @@ def test_end_of_the_peer_fails_every_send_that_waits(both: Both, stack: ExitStac
         plain.result()
 
     assert still_joined(pair)
-    assert os.get_blocking(pair.near.fileno())
+    assert pair.near.getblocking()
 
 
 def test_handle_is_not_sent_to_a_peer_that_is_gone(both: Both, stack: ExitStack) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import socket
+import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -339,12 +340,49 @@ def test_close_waits_for_children_and_connections_here(
 ) -> None:
     pair = _connect(server, stack)
     _hand_over(server, child, stack)
-    closing = Background(server.close)
+    closing = Background(server.close).until_blocked()
+    assert child.peer.at_end()
+    pair.near.close()
     _asked(child, server, "NODE_SOCKET_NOTIFY_CLOSE")
     _answer_closed(child, server)
-    assert closing.until_blocked().running
-    pair.near.close()
     closing.result()
+
+
+def test_close_waits_for_a_connection_that_goes_to_a_child_meanwhile(
+    server: ListeningServer, make_child: Callable[[], Child], stack: ExitStack
+) -> None:
+    child, late = make_child(), make_child()
+    _hand_over(server, child, stack)
+    kept = _connect(server, stack)
+    closing = Background(server.close).until_blocked()
+    handing = Background(lambda: server.hand_over(late.channel, "yours", kept.near))
+    late.peer.close_handle()
+    late.peer.ack()
+    handing.result()
+    for each in (child, late):
+        _asked(each, server, "NODE_SOCKET_NOTIFY_CLOSE")
+        assert closing.running
+        _answer_closed(each, server)
+    closing.result()
+
+
+def test_child_that_refused_its_connection_is_not_asked(
+    server: ListeningServer, child: Child, stack: ExitStack
+) -> None:
+    """A Node that never got a connection of a list does not answer questions about it."""
+    pair = _connect(server, stack)
+    pair.far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    pair.far.close()
+    handing = Background(lambda: server.hand_over(child.channel, "dead", pair.near))
+    for _ in range(4):
+        child.peer.close_handle()
+        child.peer.nack()
+    with pytest.raises(HandleNotReceived):
+        handing.result()
+    pair.near.close()
+    assert server.connections() == 0
+    server.close()
+    assert child.peer.at_end()
 
 
 def test_close_does_not_wait_for_a_child_that_goes(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import socket
 import ssl
+import struct
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -40,7 +43,7 @@ from tests.handle_support import (
 )
 from tests.handle_support import same_descriptors as same_descriptors
 from tests.handle_support import stack as stack
-from tests.support import Background, is_open
+from tests.support import LIMIT, Background, is_open
 
 MakeSocket = Callable[[ExitStack], socket.socket]
 
@@ -315,10 +318,9 @@ def test_socket_on_its_way_has_a_descriptor_of_its_own(stack: ExitStack) -> None
     assert outgoing.fileno() == -1
 
 
-@pytest.mark.parametrize("moves", [True, False])
-def test_peer_gets_it_non_blocking(moves: bool, stack: ExitStack) -> None:
-    outgoing = OutgoingHandle(_tcp_socket(stack), moves=moves)
-    assert not os.get_blocking(outgoing.fileno())
+def test_socket_that_moves_blocks_until_it_is_written(stack: ExitStack) -> None:
+    outgoing = OutgoingHandle(_tcp_socket(stack), moves=True)
+    assert os.get_blocking(outgoing.fileno())
     outgoing.release(delivered=True)
 
 
@@ -605,3 +607,48 @@ def test_received_non_blocking_listener_accepts_blocking_sockets(stack: ExitStac
             assert accepted.gettimeout() is None
             assert still_joined(Pair(accepted, client))
         assert not os.get_blocking(server.fileno())
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_forgotten_counted_socket_is_told_of_where_warnings_are_errors(stack: ExitStack) -> None:
+    told: list[str] = []
+    sock = track(_tcp_socket(stack), lambda: told.append("closed"))
+    fd = sock.fileno()
+    del sock
+    gc.collect()
+    assert told == ["closed"]
+    assert not is_open(fd)
+
+
+@pytest.fixture(scope="module")
+def resource_tracker() -> None:
+    """The process that multiprocessing starts once, and its pipe, are no test's leak."""
+    multiprocessing.resource_tracker.ensure_running()
+
+
+@pytest.mark.usefixtures("resource_tracker")
+def test_counted_socket_goes_to_another_process_as_a_plain_one_does(stack: ExitStack) -> None:
+    pair = tcp_pair(stack)
+    with track(pair.near, lambda: None) as sock:
+        context = multiprocessing.get_context("spawn")
+        process = context.Process(target=_greet, args=(sock,))
+        process.start()
+        assert pair.far.recv(100) == b"hello"
+        process.join(LIMIT)
+    process.close()
+
+
+def _greet(sock: socket.socket) -> None:
+    assert type(sock) is socket.socket
+    with sock:
+        sock.sendall(b"hello")
+
+
+def test_connection_that_was_reset_goes_if_its_type_is_named(stack: ExitStack) -> None:
+    pair = tcp_pair(stack)
+    pair.far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    pair.far.close()
+    with pytest.raises(InvalidHandle, match="the other side has reset goes with"):
+        handle_type(pair.near)
+    assert handle_type(pair.near, "net.Socket") == HandleType("net.Socket", None, moves=True)
