@@ -259,8 +259,14 @@ class Connection:
             self._waiting_for_ack.discard(send_id)
             raise ChannelClosed("the channel closed before the message was sent") from self.error
 
+    def own(self) -> None:
+        """Copy large buffers of what is not written yet: their owners go on before it is."""
+        self._transport.own()
+        self._protocol.own()
+
     def forget(self, send_id: int) -> None:
         """Nobody will ask for the outcome of a send any more (it was cancelled, say)."""
+        self.own()
         self._waiting_for_ack.discard(send_id)
         self._settled.pop(send_id, None)
 

@@ -162,6 +162,8 @@ class _Process:
                 self._failures.append((callback, error))
                 self._start()
                 return False
+            if connection.unsent or connection.queued_sends:
+                connection.own()
             if callback is None and handle is not None:
                 callback = _raise_lost
             if callback is not None:

@@ -47,7 +47,7 @@ from nodecompat.protocol.events import (
 )
 from nodecompat.protocol.framing import FrameTooLarge
 from nodecompat.protocol.js_types import undefined
-from nodecompat.protocol.serialization import Frame, frame_size
+from nodecompat.protocol.serialization import Frame, frame_size, owned
 from nodecompat.protocol.serialization import serialization as serialization_named
 
 __all__ = ["DEFAULT_MAX_MESSAGE_SIZE", "ChannelProtocol", "State"]
@@ -163,6 +163,7 @@ class ChannelProtocol:
         self._in_flight: _InFlight | None = None
         self._queue: deque[_Queued] = deque()
         self._drained = False
+        self._shares_memory = False
         self._lines = 0
         self._unclaimed: deque[tuple[Any, int]] = deque()
         # Socket lists: open sockets that came from the peer, and its questions that wait for none.
@@ -224,6 +225,8 @@ class ChannelProtocol:
                 f"this channel's max_message_size is {self.max_message_size}"
             )
         self._last_id = send_id = self._last_id + 1
+        if type(data) is tuple:
+            self._shares_memory = True
         if self._in_flight is not None:
             self._queue.append(_Queued(data, handle, send_id, keep_open))
         elif handle is None:
@@ -251,11 +254,14 @@ class ChannelProtocol:
             return 0
         self._last_id += len(encoded)
         send_id = self._last_id
+        joined = _joined(encoded)
+        if type(joined) is tuple:
+            self._shares_memory = True
         if self._in_flight is not None:
             # One entry serves: nothing tells the messages of one call apart until they are written.
-            self._queue.append(_Queued(_joined(encoded), None, send_id, False))
+            self._queue.append(_Queued(joined, None, send_id, False))
         else:
-            self._outgoing.append(Outgoing(_joined(encoded), None, send_id))
+            self._outgoing.append(Outgoing(joined, None, send_id))
         return send_id
 
     def disconnect(self) -> None:
@@ -270,6 +276,17 @@ class ChannelProtocol:
         else:
             self._move(_Trigger.DISCONNECT)
             self._finish(None)
+
+    def own(self) -> None:
+        """Copy what waits with or behind a handle, where its sender could still change it."""
+        if not self._shares_memory:
+            return
+        self._shares_memory = False
+        self._queue = deque(send._replace(data=owned(send.data)) for send in self._queue)
+        if self._in_flight is not None:
+            # It may have to be sent again.
+            send = self._in_flight.send
+            self._in_flight.send = send._replace(data=owned(send.data))
 
     def data_to_send(self) -> list[Outgoing]:
         """What is to be written now, in order; it is the caller's from here on."""
@@ -373,8 +390,9 @@ class ChannelProtocol:
     def events(self) -> list[Event]:
         """What happened since the last call, in order."""
         events = self._events
-        if events:
-            self._events = []
+        if not events:
+            return []
+        self._events = []
         return events
 
     def _receive_frames(self, frames: list[Any]) -> None:

@@ -10,7 +10,7 @@ from nodecompat.protocol import json_codec
 from nodecompat.protocol.framing import Framer, LengthFramer, LineFramer
 from nodecompat.protocol.js_types import undefined
 
-__all__ = ["Frame", "Serialization", "serialization"]
+__all__ = ["Frame", "Serialization", "frame_size", "owned", "serialization"]
 
 Frame = bytes | tuple[bytes | memoryview, ...]
 """What goes on the wire for one message; in parts where a large buffer would else be copied."""
@@ -62,6 +62,16 @@ def _advanced() -> Serialization:
             into(v8_codec.decode(frame))
 
     return Serialization("advanced", LengthFramer, encode, decode_many)
+
+
+def owned(frame: Frame) -> Frame:
+    """The same frame, without memory that its sender could still change."""
+    if isinstance(frame, bytes):
+        return frame
+    return tuple(
+        part if isinstance(part, bytes) or isinstance(part.obj, bytes) else bytes(part)
+        for part in frame
+    )
 
 
 def frame_size(frame: Frame) -> int:

@@ -83,6 +83,7 @@ class UnixTransport:
             os.set_blocking(sock.fileno(), blocking)
         self._sock = sock
         self._pending: deque[_Pending] = deque()
+        self._shares_memory = False
         self.written = 0
         """The id of the last send whose bytes the kernel has, all of them."""
         self.unsent = 0
@@ -136,6 +137,7 @@ class UnixTransport:
     def _enqueue_parts(
         self, parts: tuple[bytes | memoryview, ...], handle: _HasFileno | None, id: int
     ) -> None:
+        self._shares_memory = True
         last = len(parts) - 1
         with_handle = handle is not None
         for index, part in enumerate(parts):
@@ -218,6 +220,16 @@ class UnixTransport:
             self.unsent -= len(part.data)
             if part.last:
                 return
+
+    def own(self) -> None:
+        """Copy what waits to be written, where its sender could still change it."""
+        if not self._shares_memory:
+            return
+        self._shares_memory = False
+        for part in self._pending:
+            data = part.data
+            if not isinstance(data, bytes) and not isinstance(data.obj, bytes):
+                part.data = bytes(data)
 
     def discard(self) -> None:
         """Forget what waits to be written: there is nobody to read it."""
