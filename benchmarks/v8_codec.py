@@ -140,8 +140,8 @@ def measure(node: str, rounds: int) -> list[dict[str, Any]]:
                 }
                 for name, figure in figures.items():
                     row[name] = min(row.get(name, math.inf), figure)
-            row["bytes"] = len(whole)
-            row["node bytes"] = theirs["size"]
+                row["bytes"] = len(whole)
+                row["node bytes"] = theirs["size"]
             rows.append(row)
     return rows
 
