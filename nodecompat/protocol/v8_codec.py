@@ -1011,14 +1011,15 @@ class _Reader:
     def __init__(self, frame: bytes | bytearray | memoryview, kinds: _Kinds) -> None:
         data = frame if type(frame) is bytes else memoryview(frame).cast("B")
         size = self.size = len(data)
-        self.data: bytes | memoryview = data
+        self.data: bytes | memoryview
         self.text: str | _Text
-        if size <= _MAX_TEXT:
-            # One call, and strings are slices.
-            self.data = bytes(data)
-            self.text = str(self.data, "latin-1")
-        else:
+        if size > _MAX_TEXT:
+            self.data = data
             self.text = _Text(data)
+        else:
+            self.data = whole = data if type(data) is bytes else bytes(data)
+            # One call, and strings are slices.
+            self.text = whole.decode("latin-1")
         # Every object by its number.
         self.objects: list[Any] = []
         # The numbers of those that were mentioned, and what some are known to be beforehand.
